@@ -8,7 +8,7 @@
      +-- UnsupportedError        this host or binary cannot do what the case needs                 -> unsupported
      +-- BlockedError            the product refuses, with its reason                              -> blocked
      +-- LostError               a process or a connection that the case needs is gone             -> lost
-     |    +-- GuestError         the guest crashed or stopped answering
+     +-- GuestError              the guest crashed or stopped answering          -> fail once it has moved, else error
      +-- DeadlineError           a wait reached its deadline; says for what
      +-- TooSlowError            the migration did not converge before its deadline                -> too-slow
      +-- PreconditionError       what the case is about did not come about                         -> error
@@ -47,8 +47,8 @@ class LostError(HarnessError):
     """A process or a connection that the case needs is gone. The message quotes its own last words."""
 
 
-class GuestError(LostError):
-    """The guest crashed, or stopped answering."""
+class GuestError(HarnessError):
+    """The guest crashed, or stopped answering; QEMU itself is still there."""
 
 
 class DeadlineError(HarnessError):

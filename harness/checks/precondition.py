@@ -1,0 +1,38 @@
+"""No vacuous pass: what a case is about must have come about. Findings here are errors, never failures."""
+
+from __future__ import annotations
+
+from harness.model.evidence import Traffic
+from harness.model.verdict import Finding, Verdict
+
+CHECK = "precondition"
+
+
+def check_redirtied(traffic: Traffic, *, passes: int) -> tuple[Finding, ...]:
+    """Pages were sent, written again by the guest, and sent again: a live migration under load."""
+    if passes <= 1:
+        return ()
+    missing = []
+    if traffic.pages_resent == 0:
+        missing.append(f"no page was sent twice ({traffic.pages_sent} sent of {traffic.pages_total})")
+    if traffic.pages_written == 0:
+        missing.append("the guest wrote nothing between migrate and STOP")
+    if traffic.passes < passes:
+        missing.append(f"{traffic.passes} passes over the memory instead of {passes}")
+    return tuple(_unmet("not-redirtied", what) for what in missing)
+
+
+def check_fault_applied(name: str, times: int) -> tuple[Finding, ...]:
+    """A fault that was asked for really happened, so that silence would mean something."""
+    return () if times else (_unmet("fault-not-applied", f"the fault {name} never found its target"),)
+
+
+def _unmet(kind: str, detail: str) -> Finding:
+    return Finding(
+        check=CHECK,
+        kind=kind,
+        where="migration",
+        detail=detail,
+        remedy="the case proves nothing this way; try another seed, more memory, or more passes",
+        verdict=Verdict.ERROR,
+    )

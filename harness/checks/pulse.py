@@ -1,0 +1,124 @@
+"""Exactly one side runs after the move, it is the same boot, and its clocks are sane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.model.evidence import Beat, ClockSpan, Pulse
+from harness.model.verdict import Finding
+
+_RATE_TOLERANCE = 0.02
+"""Share by which a guest's TSC rate may differ from what was measured before the move (calibration, drift)."""
+_SLACK_S = 0.05
+"""Reading a clock takes a round trip on each side of the move; a jump smaller than this is no jump."""
+
+
+def check_pulse(pulse: Pulse) -> tuple[Finding, ...]:
+    """The destination's heartbeats advance, the source's do not, and nobody rebooted."""
+    return (*_one_runs(pulse), *_same_boot(pulse))
+
+
+def check_clocks(spans: Iterable[ClockSpan]) -> tuple[Finding, ...]:
+    """No vCPU's TSC runs backwards, nor forward by more than the host saw pass."""
+    return tuple(finding for span in spans for finding in _clock(span))
+
+
+def _one_runs(pulse: Pulse) -> list[Finding]:
+    findings = [
+        Finding(
+            check="migration/one-side-runs",
+            kind="source-runs",
+            where=f"src vcpu {vcpu}",
+            detail=f"heartbeat went from {before} to {after} after the switch-over, it must stand still",
+            remedy="two live instances of one guest",
+        )
+        for vcpu, before, after in _pairs(pulse.source_before, pulse.source_after)
+        if before != after
+    ]
+    findings += [
+        Finding(
+            check="migration/one-side-runs",
+            kind="vcpu-stopped",
+            where=f"dst vcpu {vcpu}",
+            detail=f"no heartbeat since the destination was let go: still {before}",
+            remedy="see the vCPU's registers with 'info registers' on the destination's monitor (--keep always)",
+        )
+        for vcpu, before, after in _pairs(pulse.destination_before, pulse.destination_after)
+        if after <= before
+    ]
+    if pulse.source_run_state == "running":
+        findings.append(
+            Finding(
+                check="migration/one-side-runs",
+                kind="source-runs",
+                where="src",
+                detail="query-status says running after the switch-over",
+            )
+        )
+    if pulse.destination_run_state != "running":
+        findings.append(
+            Finding(
+                check="migration/one-side-runs",
+                kind="destination-stopped",
+                where="dst",
+                detail=f"query-status says {pulse.destination_run_state!r} after cont, expected running",
+            )
+        )
+    return findings
+
+
+def _same_boot(pulse: Pulse) -> list[Finding]:
+    findings = []
+    if pulse.boot_id_after != pulse.boot_id_before:
+        findings.append(
+            Finding(
+                check="guest/same-boot",
+                kind="other-boot",
+                where="dst",
+                detail=f"boot id {pulse.boot_id_before:#018x} before, {pulse.boot_id_after:#018x} after: "
+                "the guest was restarted, not moved",
+                remedy="compare both console logs; a destination that restarts in firmware lost its memory or vCPU state",
+            )
+        )
+    if pulse.boot_count_after != pulse.boot_count_before:
+        findings.append(
+            Finding(
+                check="guest/same-boot",
+                kind="rebooted",
+                where="dst",
+                detail=f"boot count {pulse.boot_count_before} before, {pulse.boot_count_after} after",
+            )
+        )
+    return findings
+
+
+def _pairs(before: tuple[Beat, ...], after: tuple[Beat, ...]) -> list[tuple[int, int, int]]:
+    late = {beat.vcpu: beat.beats for beat in after}
+    return [(beat.vcpu, beat.beats, late.get(beat.vcpu, 0)) for beat in before]
+
+
+def _clock(span: ClockSpan) -> list[Finding]:
+    where = f"vcpu {span.vcpu} tsc"
+    findings = []
+    if span.backward_tsc or span.tsc_after < span.tsc_before:
+        back = max(span.backward_tsc, span.tsc_before - span.tsc_after)
+        findings.append(
+            Finding(
+                check="cpu/clock",
+                kind="backwards",
+                where=where,
+                detail=f"ran backwards by {back} ticks ({back / span.tsc_hz * 1e3:.3f} ms)",
+            )
+        )
+        return findings
+    advanced_s = (span.tsc_after - span.tsc_before) / span.tsc_hz
+    if advanced_s > span.host_s * (1 + _RATE_TOLERANCE) + _SLACK_S:
+        findings.append(
+            Finding(
+                check="cpu/clock",
+                kind="jumped",
+                where=where,
+                detail=f"advanced by {advanced_s:.3f} s while the host saw {span.host_s:.3f} s pass",
+            )
+        )
+    return findings
