@@ -35,6 +35,8 @@ class CaseResult:
     seed: Seed
     run_dir: str
     """Folder of this case's artefacts, as the user would type it."""
+    checks: Mapping[str, int] = field(default_factory=dict)
+    """Every check that judged, with its number of findings: what a pass rests on."""
     findings: tuple[Finding, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     """Named figures with their unit in the name: ``downtime_ms``, ``total_s``, ``probe_ready_s`` ..."""
@@ -56,6 +58,7 @@ class CaseResult:
             "reason": self.reason,
             "seed": self.seed.value,
             "run_dir": self.run_dir,
+            "checks": dict(self.checks),
             "findings": [{**asdict(finding), "verdict": finding.verdict.value} for finding in self.findings],
             "timings": dict(self.timings),
             "versions": dict(self.versions),

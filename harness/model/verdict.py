@@ -43,6 +43,12 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return max(verdicts, key=lambda verdict: verdict.severity, default=Verdict.PASS)
 
 
+def verdict_of(findings: Iterable[Finding]) -> Verdict:
+    """What findings say together: the worst of them, except that an error never hides a defect of the product."""
+    verdicts = [finding.verdict for finding in findings]
+    return worst([verdict for verdict in verdicts if verdict.is_bad] or verdicts)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One statement of one check."""
