@@ -1,0 +1,172 @@
+"""The RAM section: the block list, and the hot loop over page records."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+from harness.migration.stream.cursor import U64, Cursor
+from harness.migration.stream.elements import RamBlock, RamBlockList, RamMark, RamPages
+from harness.migration.stream.format import (
+    FLAG_CONTINUE,
+    FLAG_HOOK,
+    FLAG_MEM_SIZE,
+    FLAG_PAGE,
+    FLAG_ZERO,
+    MAX_RAM_BLOCKS,
+    MAX_RAM_BYTES,
+    RamRecord,
+)
+from harness.model.errors import StreamError
+from harness.model.memory import PAGE_SIZE
+
+NEXT_DATA_PAGE = FLAG_PAGE | FLAG_CONTINUE
+NEXT_ZERO_PAGE = FLAG_ZERO | FLAG_CONTINUE
+WORD_BYTES = 8
+ZERO_RECORD_BYTES = WORD_BYTES + 1
+MAX_BLOCK_PAGE_BYTES = 16 << 30
+"""The largest huge page of any architecture."""
+
+
+class RamScanner:
+    """Cuts the inside of RAM sections into elements; keeps what the wire leaves out: blocks and the current block."""
+
+    def __init__(self, *, page_size: int, has_gpa: bool, records: Mapping[int, RamRecord]) -> None:
+        self.blocks: dict[str, RamBlock] = {}
+        self.block = ""
+        self.is_postcopy_advised = False
+        self._page_size = page_size
+        self._has_gpa = has_gpa
+        self._records = records
+
+    def scan(self, view: memoryview, pos: int, *, base: int) -> tuple[RamPages | RamBlockList | RamMark, int]:
+        """The next element at *pos* and the position behind it; *base* is the stream offset of ``view[0]``.
+
+        Raises NeedMoreError when not even one record is complete.
+        """
+        cursor = Cursor(view, pos, len(view), base=base)
+        word = cursor.u64()
+        flags = word & (self._page_size - 1)
+        if flags == FLAG_MEM_SIZE:
+            return self._block_list(cursor, word), cursor.pos
+        record = self._record(cursor, flags)
+        if record.has_block:
+            return self._pages(view, pos, base=base)
+        if flags & FLAG_CONTINUE:
+            raise cursor.error(f"RAM record {word:#x} has CONTINUE but belongs to no page")
+        return RamMark(word=word), cursor.pos
+
+    def _record(self, cursor: Cursor, flags: int) -> RamRecord:
+        record = self._records.get(flags & ~FLAG_CONTINUE)
+        if record is None:
+            hint = (
+                "RDMA streams are not supported"
+                if flags & FLAG_HOOK
+                else "a vendor tree's flag? see format.RAM_RECORDS"
+            )
+            raise cursor.error(f"RAM record with unknown flags {flags:#x}", hint=hint)
+        return record
+
+    def _block_list(self, cursor: Cursor, word: int) -> RamBlockList:
+        left = word - FLAG_MEM_SIZE
+        if left > MAX_RAM_BYTES:
+            raise cursor.error(f"RAM of {left:#x} bytes is beyond any guest")
+        blocks: dict[str, RamBlock] = {}
+        while left > 0:
+            block = self._block(cursor)
+            if block.name in blocks or block.used_bytes > left or len(blocks) == MAX_RAM_BLOCKS:
+                raise cursor.error(f"RAM block list breaks at block {block.name} ({block.used_bytes:#x} bytes)")
+            blocks[block.name] = block
+            left -= block.used_bytes
+        self.blocks = blocks
+        return RamBlockList(word=word, blocks=tuple(blocks.values()))
+
+    def _block(self, cursor: Cursor) -> RamBlock:
+        name = cursor.str8("RAM block name")
+        used_bytes = cursor.u64()
+        page_size = self._block_page_size(cursor)
+        gpa = cursor.u64() if self._has_gpa else None
+        return RamBlock(name=name, used_bytes=used_bytes, page_size=page_size, gpa=gpa)
+
+    def _block_page_size(self, cursor: Cursor) -> int | None:
+        # Only postcopy sends it, and only where the block's page is not the host's, so its value has to tell: what
+        # comes instead is a name (first byte not 0) or the word that ends this part (0x10, 0x200).
+        if not self.is_postcopy_advised or self._has_gpa:
+            return None
+        value = cursor.peek_u64()
+        if PAGE_SIZE <= value <= MAX_BLOCK_PAGE_BYTES and value & (value - 1) == 0:
+            return cursor.u64()
+        return None
+
+    def _pages(self, view: memoryview, pos: int, *, base: int) -> tuple[RamPages, int]:
+        block, end = self._first_page(view, pos, base=base)
+        words = [int(U64.unpack_from(view, pos)[0])]
+        starts = [pos]
+        end = self._run(view, end, words, starts)
+        limit = self._used_bytes(block, base + pos)
+        if max(words) & -self._page_size >= limit:
+            raise self._beyond(block, words, starts, base)
+        self.block = block
+        offset = base + pos
+        pages = RamPages(
+            block=block, buffer=view, words=words, starts=starts, end=end, offset=offset, page_size=self._page_size
+        )
+        return pages, end
+
+    def _first_page(self, view: memoryview, pos: int, *, base: int) -> tuple[str, int]:
+        """Block of the record at *pos*, of whatever kind, and where the record ends."""
+        cursor = Cursor(view, pos, len(view), base=base)
+        flags = cursor.u64() & (self._page_size - 1)
+        record = self._record(cursor, flags)
+        block = self.block if flags & FLAG_CONTINUE else cursor.str8("RAM block name")
+        if not block:
+            raise cursor.error("page record continues a block, but none was named yet")
+        cursor.take(record.payload_bytes + (self._page_size if record.payload_is_page else 0))
+        if record.length_prefix:
+            prefix = cursor.take(struct.calcsize(record.length_prefix))
+            cursor.take(self._bounded(cursor, struct.unpack(record.length_prefix, prefix)[-1]))
+        return block, cursor.pos
+
+    def _bounded(self, cursor: Cursor, length: int) -> int:
+        # An encoded page that outgrows the page twice would have been sent plain.
+        if length > 2 * self._page_size:
+            raise cursor.error(f"encoded page of {length} bytes")
+        return length
+
+    def _run(self, view: memoryview, pos: int, words: list[int], starts: list[int]) -> int:
+        """Append all complete plain records that follow at *pos*; return where they end. The hot loop."""
+        end = len(view)
+        last_start = end - WORD_BYTES
+        mask = self._page_size - 1
+        data_bytes = WORD_BYTES + self._page_size
+        unpack_from = U64.unpack_from
+        add_word, add_start = words.append, starts.append
+        while pos <= last_start:
+            (word,) = unpack_from(view, pos)
+            flags = word & mask
+            if flags == NEXT_DATA_PAGE:
+                after = pos + data_bytes
+            elif flags == NEXT_ZERO_PAGE:
+                after = pos + ZERO_RECORD_BYTES
+            else:
+                break
+            if after > end:
+                break
+            add_word(word)
+            add_start(pos)
+            pos = after
+        return pos
+
+    def _used_bytes(self, block: str, offset: int) -> int:
+        known = self.blocks.get(block)
+        if known is None:
+            raise StreamError(f"page of unknown RAM block {block}", offset=offset)
+        return known.used_bytes
+
+    def _beyond(self, block: str, words: list[int], starts: list[int], base: int) -> StreamError:
+        used_bytes = self.blocks[block].used_bytes
+        mask = self._page_size - 1
+        index = next(index for index, word in enumerate(words) if word & ~mask >= used_bytes)
+        ram_addr = words[index] & ~mask
+        message = f"page {ram_addr:#x} lies beyond block {block} of {used_bytes:#x} bytes"
+        return StreamError(message, offset=base + starts[index])
