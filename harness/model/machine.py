@@ -1,0 +1,91 @@
+"""The machine that a VM is: what its QEMU command line is made from. Both sides of a migration get the same one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.model.errors import UsageError
+
+MAX_VCPUS = 255
+"""q35 without an interrupt remapper (QEMU hw/i386/pc_q35.c allows more only with x2APIC and an IOMMU)."""
+
+_VERSIONED = re.compile(r"[a-z0-9][a-z0-9.-]*-\d+\.\d+(\.\d+)?")
+
+
+class Arch(StrEnum):
+    """Guest architecture, as QEMU spells it in the name of the emulator."""
+
+    X86_64 = "x86_64"
+    AARCH64 = "aarch64"
+
+
+class Accel(StrEnum):
+    """What runs the guest's instructions."""
+
+    TCG = "tcg"
+    KVM = "kvm"
+
+
+X86_64_CPU = (
+    "qemu64,-svm,+ssse3,+sse4.1,+sse4.2,+popcnt,+movbe,+aes,+pclmulqdq,+xsave,+xsaveopt,+avx,+avx2,+fma,+f16c"
+    ",+bmi1,+bmi2,+adx,+rdrand,+rdtscp,+pdpe1gb,+fsgsbase,+smep,+smap,+erms,+clflushopt,+clwb"
+)
+"""Named features only, so that both sides agree: each of them is there under TCG of QEMU 7.2 and of 10.0.
+
+``max`` means another CPU in every version. ``x2apic`` came to TCG after 7.2, ``rdseed`` and ``pcid`` are not in 7.2.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """One virtual machine, in QEMU's terms."""
+
+    machine: str = "pc-q35-7.2"
+    """Versioned machine type. An alias such as ``q35`` is another machine in every binary, and the stream names it."""
+    accel: Accel = Accel.TCG
+    arch: Arch = Arch.X86_64
+    cpu: str = X86_64_CPU
+    """Value of ``-cpu``."""
+    vcpus: int = 1
+    memory_mib: int = 128
+    kernel: str = ""
+    """Path of the payload for ``-kernel``; empty boots the firmware alone."""
+    append: str = ""
+    """The payload's command line."""
+    uuid: str = ""
+    reboots: bool = False
+    """True lets a guest that resets itself boot again; otherwise it stays stopped for a post-mortem."""
+    devices: tuple[str, ...] = ()
+    """Values of further ``-device`` options, the same on both sides."""
+    extra_args: tuple[str, ...] = ()
+    """Further words at the end of the command line: tracing, plugins. Nothing that is part of the guest's state."""
+
+    def __post_init__(self) -> None:
+        if not _VERSIONED.fullmatch(self.machine):
+            raise UsageError(
+                f"machine type {self.machine!r} has no version", hint="name it in full, e.g. pc-q35-7.2: aliases move"
+            )
+        if not 1 <= self.vcpus <= MAX_VCPUS:
+            raise UsageError(f"{self.vcpus} vCPUs: between 1 and {MAX_VCPUS} are possible")
+        if self.memory_mib < 1:
+            raise UsageError(f"{self.memory_mib} MiB of memory: at least 1 is needed")
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of main memory."""
+        return self.memory_mib << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FdPlan:
+    """Descriptor numbers that QEMU inherits. They are the same in every process, so command lines can be compared."""
+
+    ram: int = 3
+    """A memfd that holds main memory; the harness maps it too."""
+    qmp: int = 4
+    console: int = 5
+    """Socket of COM1: lines for people."""
+    channel: int = 6
+    """Socket of COM2: the guest's command protocol."""

@@ -1,0 +1,97 @@
+"""QEMU's command line from a machine specification: a pure function, the same words in the same order on both sides.
+
+Nothing of it touches the file system: memory is an inherited memfd, every control socket an inherited socket pair.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from harness.model.errors import UnsupportedError
+from harness.model.machine import Arch, FdPlan, MachineSpec
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+"""seccomp filter of QEMU. ``spawn=deny`` also forbids ``exec:`` migration: unix, tcp and fd are what we use."""
+
+FDS = FdPlan()
+
+RAM_ID = "pc.ram"
+
+
+class Knows(Protocol):
+    """What the command line wants to know about the binary."""
+
+    @property
+    def path(self) -> object:
+        """The executable."""
+
+    @property
+    def has_sandbox(self) -> bool:
+        """Whether ``-sandbox`` is compiled in."""
+
+
+def command_line(spec: MachineSpec, binary: Knows, *, name: str, incoming: bool, fds: FdPlan = FDS) -> tuple[str, ...]:
+    """Return the argv that runs *spec* under *binary*, stopped at the first instruction.
+
+    *name* goes into ``-name``; *incoming* makes it wait for ``migrate-incoming``.
+
+    Raises UnsupportedError for an architecture that has no command line yet.
+    """
+    if spec.arch is not Arch.X86_64:
+        raise UnsupportedError(f"no command line for {spec.arch} yet", hint="use x86_64")
+    return (
+        str(binary.path),
+        *("-name", f"guest={_escaped(name)},debug-threads=on"),
+        *_bare(binary),
+        *_machine(spec, fds),
+        *_control(fds),
+        *_payload(spec),
+        *(word for device in spec.devices for word in ("-device", device)),
+        *("-S", *(("-incoming", "defer") if incoming else ())),
+        *spec.extra_args,
+    )
+
+
+def _bare(binary: Knows) -> tuple[str, ...]:
+    sandbox = ("-sandbox", SANDBOX) if binary.has_sandbox else ()
+    return ("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", *sandbox)
+
+
+def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
+    size = f"{spec.memory_mib}M"
+    ram = f"memory-backend-file,id={RAM_ID},mem-path=/proc/self/fd/{fds.ram},share=on,size={size}"
+    reboot = "reset" if spec.reboots else "shutdown"
+    return (
+        # Firmware looks at everything that is there, so what no guest of ours uses is not there.
+        *("-machine", f"{spec.machine},memory-backend={RAM_ID},smm=off,sata=off,usb=off,vmport=off"),
+        *("-accel", spec.accel.value),
+        *("-cpu", spec.cpu),
+        *("-smp", f"{spec.vcpus},sockets=1,cores={spec.vcpus},threads=1"),
+        *("-m", f"size={size}"),
+        *("-object", ram),
+        *(("-uuid", spec.uuid) if spec.uuid else ()),
+        # A guest that powers off or dies stays for the post-mortem instead of taking its QEMU along.
+        *("-action", f"reboot={reboot},shutdown=pause,panic=pause"),
+    )
+
+
+def _control(fds: FdPlan) -> tuple[str, ...]:
+    return (
+        *("-chardev", f"socket,id=qmp,fd={fds.qmp}"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"socket,id=console,fd={fds.console}"),
+        *("-device", "isa-serial,id=com1,index=0,chardev=console"),
+        *("-chardev", f"socket,id=channel,fd={fds.channel}"),
+        *("-device", "isa-serial,id=com2,index=1,chardev=channel"),
+    )
+
+
+def _payload(spec: MachineSpec) -> tuple[str, ...]:
+    kernel = ("-kernel", str(spec.kernel)) if spec.kernel else ()
+    append = ("-append", spec.append) if spec.append else ()
+    return (*kernel, *append)
+
+
+def _escaped(value: str) -> str:
+    """A comma separates options for QEMU; two stand for one."""
+    return value.replace(",", ",,")

@@ -1,0 +1,225 @@
+"""A QMP session: commands with deadlines, events that a late waiter does not miss, a transcript of the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qemu.qmp import ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp.protocol import StateError
+
+from harness.model.deadline import Deadline
+from harness.model.errors import DeadlineError, HarnessError, LostError, ProtocolError
+from harness.vm.transcript import Transcript
+
+
+class QmpError(HarnessError):
+    """QEMU understood the command and says no."""
+
+    def __init__(self, command: str, *, error_class: str, description: str) -> None:
+        super().__init__(f"{command}: {description}")
+        self.command = command
+        self.error_class = error_class
+        """``GenericError``, ``CommandNotFound`` ... (QEMU qapi/error.json)."""
+        self.description = description
+        """QEMU's own words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QmpEvent:
+    """One event."""
+
+    name: str
+    data: Mapping[str, Any]
+    at_s: float
+    """When it arrived, on :func:`time.monotonic`'s clock."""
+    sent_s: float
+    """When QEMU sent it, seconds since 1970 on its host's clock."""
+
+
+class _Client(QMPClient):
+    """qemu.qmp's client with an ear on the wire."""
+
+    def __init__(self, name: str, heard: Callable[[str, Message], None]) -> None:
+        super().__init__(name)
+        self._heard = heard
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        self._heard("tx", msg)
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        self._heard("rx", msg)
+        return msg
+
+
+class QmpSession:
+    """One connection to one QEMU. Not to be used by two event loops."""
+
+    def __init__(self, name: str, transcript: Transcript | None = None) -> None:
+        self.name = name
+        self.events: list[QmpEvent] = []
+        """Every event since the greeting, in order."""
+        self.greeted_s = 0.0
+        """Monotonic time of the first message."""
+        self._transcript = transcript
+        self._client = _Client(name, self._heard)
+        self._news = asyncio.Event()
+        self._closing = False
+        self._hanging_up = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
+        self._loss = ""
+
+    async def connect(self, sock: socket.socket, *, deadline: Deadline) -> None:
+        """Take over *sock*, wait for the greeting and negotiate.
+
+        Raises LostError when the other side hangs up, ProtocolError when it speaks no QMP, DeadlineError.
+        """
+        try:
+            async with asyncio.timeout(deadline.left_s):
+                await self._client.connect(sock)
+        except TimeoutError:
+            sock.close()
+            raise DeadlineError(f"{self.name}: no QMP greeting before the deadline") from None
+        except QMPError as problem:
+            sock.close()
+            self._loss = "hung up before the QMP greeting"
+            cause = getattr(problem, "exc", problem)
+            if isinstance(cause, EOFError | OSError):
+                raise LostError(f"{self.name}: {self._loss}") from None
+            raise ProtocolError(f"{self.name}: no QMP greeting, but {_one_line(cause)}") from None
+        self._watcher = asyncio.create_task(self._watch(), name=f"qmp {self.name}")
+
+    @property
+    def is_connected(self) -> bool:
+        """False before the greeting and after the connection is gone."""
+        return self._client.runstate is Runstate.RUNNING
+
+    @property
+    def cursor(self) -> int:
+        """Position after the newest event, for ``wait_event(since=...)``."""
+        return len(self.events)
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        deadline: Deadline,
+        oob: bool = False,
+        **members: Any,
+    ) -> Any:
+        """Run *command* and return its ``return`` member.
+
+        *members* are further arguments; their underscores stand for QMP's hyphens. *oob* asks for out-of-band.
+
+        Raises QmpError when QEMU refuses, LostError when the connection is gone, DeadlineError.
+        """
+        everything = {**(arguments or {}), **{name.replace("_", "-"): value for name, value in members.items()}}
+        try:
+            async with asyncio.timeout(deadline.left_s):
+                return await self._client.execute(command, everything or None, oob=oob)
+        except TimeoutError:
+            raise DeadlineError(f"{self.name}: no reply to {command} before the deadline") from None
+        except ExecuteError as refusal:
+            error = refusal.error.error
+            raise QmpError(command, error_class=error.class_, description=error.desc) from None
+        except (ExecInterruptedError, StateError, EOFError, OSError):
+            raise LostError(f"{self.name}: QMP connection lost during {command}") from None
+        except QMPError as problem:
+            raise ProtocolError(f"{self.name}: {command}: {_one_line(problem)}") from None
+
+    def latest(self, name: str | Collection[str], *, since: int = 0) -> QmpEvent | None:
+        """The newest event of that name after position *since*."""
+        names = {name} if isinstance(name, str) else set(name)
+        return next((event for event in reversed(self.events[since:]) if event.name in names), None)
+
+    async def wait_event(
+        self,
+        name: str | Collection[str],
+        *,
+        where: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+        since: int = 0,
+        deadline: Deadline,
+    ) -> QmpEvent:
+        """The first event after position *since* with that *name* (or one of them) whose data satisfy *where*.
+
+        Raises LostError when the connection goes first, DeadlineError.
+        """
+        names = {name} if isinstance(name, str) else set(name)
+        position = since
+        while True:
+            for event in self.events[position:]:
+                if event.name in names and where(event.data):
+                    return event
+            position = max(position, len(self.events))
+            if self._loss:
+                raise LostError(f"{self.name}: {self._loss} while waiting for {_listed(names)}")
+            await self._wait_news(f"{self.name}: no {_listed(names)} event before the deadline", deadline)
+
+    async def disconnect(self) -> None:
+        """End the session. Safe to call at any time, twice, and when QEMU has hung up already."""
+        self._closing = True
+        await self._hang_up()
+        if self._watcher:
+            await self._watcher
+        if self._transcript:
+            self._transcript.close()
+
+    async def _hang_up(self) -> None:
+        # EOFError says that QEMU was first, which is what one expects after "quit".
+        # One at a time: two disconnect() at once trip over each other in qemu.qmp.
+        async with self._hanging_up:
+            with contextlib.suppress(EOFError, OSError, QMPError):
+                await self._client.disconnect()
+
+    async def _wait_news(self, late: str, deadline: Deadline) -> None:
+        news = self._news
+        try:
+            async with asyncio.timeout(deadline.left_s):
+                await news.wait()
+        except TimeoutError:
+            raise DeadlineError(late) from None
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _heard(self, direction: str, message: Message) -> None:
+        if self._transcript:
+            self._transcript.write(direction, message)
+        if direction == "rx" and not self.greeted_s:
+            self.greeted_s = time.monotonic()
+        if direction == "rx" and "event" in message:
+            self.events.append(_event(message))
+            self._tell()
+
+    async def _watch(self) -> None:
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+        self._loss = "disconnected" if self._closing else "QMP connection lost"
+        self._tell()
+        if not self._closing:
+            await self._hang_up()
+
+
+def _event(message: Message) -> QmpEvent:
+    data = message.get("data", {})
+    stamp: Any = message.get("timestamp", {})
+    sent_s = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+    return QmpEvent(
+        name=str(message["event"]), data=data if isinstance(data, Mapping) else {}, at_s=time.monotonic(), sent_s=sent_s
+    )
+
+
+def _listed(names: Collection[str]) -> str:
+    return " or ".join(sorted(names))
+
+
+def _one_line(problem: BaseException) -> str:
+    return (str(problem) or type(problem).__name__).splitlines()[0]

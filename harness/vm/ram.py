@@ -1,0 +1,74 @@
+"""Guest memory that QEMU and the harness share: an anonymous memfd, so nothing is left behind by any kind of death."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.model.errors import SetupError
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+"""A file that cannot shrink cannot raise SIGBUS in whoever has mapped it."""
+
+
+@dataclass(slots=True)
+class SharedRam:
+    """Main memory of one VM, in ram_addr order: offset 0 is ram_addr 0."""
+
+    size_bytes: int
+    fd: int
+    _map: mmap.mmap
+    buffer: NDArray[np.uint8] = field(repr=False)
+    """Every byte, writable, no copy. Reading a hole through it allocates the page: ask ``data_extents`` first."""
+
+    @classmethod
+    def create(cls, size_bytes: int) -> SharedRam:
+        """Memory that reads as zero. SetupError when the system refuses."""
+        try:
+            fd = os.memfd_create("cvmig-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as problem:
+            raise SetupError(f"no memory for the guest: {problem.strerror}") from None
+        try:
+            os.ftruncate(fd, size_bytes)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        except (OSError, ValueError, OverflowError) as problem:
+            os.close(fd)
+            raise SetupError(f"cannot map {size_bytes >> 20} MiB of guest memory: {problem}") from None
+        return cls(size_bytes, fd, mapped, np.frombuffer(mapped, dtype=np.uint8))
+
+    def data_extents(self) -> Iterator[tuple[int, int]]:
+        """Half-open ranges of ram_addr that have ever been written, ascending. All else reads as zero."""
+        end = 0
+        while end < self.size_bytes:
+            try:
+                start = os.lseek(self.fd, end, os.SEEK_DATA)
+            except OSError as problem:
+                if problem.errno == errno.ENXIO:
+                    return
+                raise
+            end = os.lseek(self.fd, start, os.SEEK_HOLE)
+            yield start, end
+
+    @property
+    def used_bytes(self) -> int:
+        """How much of it takes up the host's memory."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def close(self) -> None:
+        """Give the memory back; arrays that others still hold keep it alive until they go. Safe to call twice."""
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
+        self.buffer = np.empty(0, dtype=np.uint8)
+        with contextlib.suppress(BufferError):
+            self._map.close()

@@ -1,0 +1,284 @@
+"""One VM: a QEMU process with everything that controls it, from its start to the last of its output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from harness.model.deadline import Deadline
+from harness.model.errors import DeadlineError, GuestError, LostError, SetupError
+from harness.model.machine import MachineSpec
+from harness.vm.artefact import ArtefactFile
+from harness.vm.commandline import FDS, command_line
+from harness.vm.console import Console
+from harness.vm.features import Features
+from harness.vm.keeper import Keeper
+from harness.vm.process import Exit, Process
+from harness.vm.qmp import QmpSession
+from harness.vm.ram import SharedRam
+from harness.vm.transcript import Transcript
+
+T = TypeVar("T")
+Channel = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+_CHANNEL_BYTES = 64 << 20
+"""The reader takes this much before it lets the guest wait for us."""
+
+_END_S = 5.0
+"""A killed process is gone long before; its console has reached its end."""
+
+_CAUSE_S = 1.0
+"""How long a process may take to be gone after its QMP connection broke."""
+
+
+@dataclass(slots=True)
+class _Files:
+    """What a VM writes into the run's folder, each named by its role."""
+
+    stderr: ArtefactFile
+    console: ArtefactFile
+    qmp: Transcript
+
+    @classmethod
+    def open(cls, folder: Path, role: str) -> _Files:
+        return cls(
+            stderr=ArtefactFile(folder / f"{role}.stderr.log"),
+            console=ArtefactFile(folder / f"{role}.console.log"),
+            qmp=Transcript(folder / f"{role}.qmp.jsonl"),
+        )
+
+    def close(self) -> None:
+        self.stderr.close()
+        self.console.close()
+        self.qmp.close()
+
+
+@dataclass(slots=True)
+class _Sockets:
+    """Our ends of the socket pairs whose other ends QEMU inherits."""
+
+    qmp: socket.socket
+    console: socket.socket
+    channel: socket.socket
+
+
+class Vm:
+    """A running QEMU. Made by :func:`start_vm`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        role: str,
+        spec: MachineSpec,
+        features: Features,
+        argv: tuple[str, ...],
+        ram: SharedRam,
+        process: Process,
+        files: _Files,
+    ) -> None:
+        self.name = name
+        """Value of ``-name``."""
+        self.role = role
+        """``src``, ``dst`` ...; begins the names of its files."""
+        self.spec = spec
+        self.features = features
+        self.argv = argv
+        self.ram = ram
+        self.qmp = QmpSession(role, files.qmp)
+        self.console = Console(files.console)
+        self.started_s = time.monotonic()
+        self._process = process
+        self._files = files
+        self._channel: Channel | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of QEMU."""
+        return self._process.pid
+
+    @property
+    def channel(self) -> Channel:
+        """Reader and writer of the guest's command port (COM2)."""
+        assert self._channel is not None
+        return self._channel
+
+    @property
+    def lost(self) -> asyncio.Future[Exit]:
+        """Done as soon as the process is gone. Do not cancel it."""
+        return self._process.exited
+
+    @property
+    def is_alive(self) -> bool:
+        """False when the process has been seen to end."""
+        return not self.lost.done()
+
+    @property
+    def last_words(self) -> str:
+        """QEMU's last lines on stderr, as one line; empty when it said nothing."""
+        return self._process.last_words
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why parts of the artefacts are missing (a full disk); empty when nothing is."""
+        files = (self._files.stderr, self._files.console, self._files.qmp)
+        return tuple(f"{self.role}: {file.trouble}" for file in files if file.trouble)
+
+    def describe_exit(self) -> str:
+        """How the process ended, with its last words; ``is running`` while it does."""
+        if not self.lost.done():
+            return "is running"
+        ended = self.lost.result()
+        return f"{ended.words}: {ended.last_words}" if ended.last_words else ended.words
+
+    async def guarded(self, work: Awaitable[T], deadline: Deadline, *, what: str) -> T:
+        """Await *work*, but not beyond the process's end or the deadline. *what* names it: "the probe to boot".
+
+        Raises LostError that quotes QEMU's stderr, DeadlineError that names *what*, or what *work* raises.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task, self.lost), timeout=deadline.left_s, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return await self._outcome(task, what)
+            if self.lost.done():
+                raise self._loss(what)
+            raise DeadlineError(f"{self.role}: waited for {what} until the deadline; QEMU {self.describe_exit()}")
+        finally:
+            await _cancelled(task)
+
+    async def _outcome(self, task: asyncio.Future[T], what: str) -> T:
+        try:
+            return task.result()
+        except GuestError:
+            raise
+        except (LostError, EOFError, OSError) as loss:
+            # A connection breaks a moment before the kernel tells of the death that broke it.
+            await asyncio.wait({self.lost}, timeout=_CAUSE_S)
+            if self.lost.done():
+                raise self._loss(what) from loss
+            raise
+
+    def _loss(self, what: str) -> LostError:
+        return LostError(f"{self.role}: QEMU {self.describe_exit()} (while waiting for {what})")
+
+    async def quit(self, deadline: Deadline) -> Exit:
+        """Ask QEMU to end, and wait for it."""
+        with contextlib.suppress(LostError):
+            await self.qmp.execute("quit", deadline=deadline)
+        return await self.wait_exit(deadline)
+
+    async def kill(self) -> Exit:
+        """End QEMU at once (SIGKILL)."""
+        self._process.kill()
+        return await self.wait_exit(Deadline.after(_END_S))
+
+    async def wait_exit(self, deadline: Deadline) -> Exit:
+        """Wait until the process is gone. DeadlineError when it stays."""
+        try:
+            return await self._process.wait(deadline)
+        except DeadlineError:
+            raise DeadlineError(f"{self.role}: QEMU did not end before the deadline") from None
+
+    async def _connect(self, sockets: _Sockets, deadline: Deadline) -> None:
+        await self.console.attach(sockets.console)
+        self._channel = await asyncio.open_connection(sock=sockets.channel, limit=_CHANNEL_BYTES)
+        try:
+            await self.guarded(self.qmp.connect(sockets.qmp, deadline=deadline), deadline, what="the QMP greeting")
+        except LostError:
+            if self.lost.done() and (self.lost.result().status or 0) > 0:
+                raise SetupError(
+                    f"{self.role}: QEMU refuses to start: {self.describe_exit()}",
+                    hint=f"see {self.role}.command.txt in the run's folder",
+                ) from None
+            raise
+
+    async def close(self) -> None:
+        """Kill what still runs, take the last output, give everything back."""
+        self._process.kill()
+        try:
+            await self.qmp.disconnect()
+            await self.wait_exit(Deadline.after(_END_S))
+            await self.console.close(Deadline.after(_END_S))
+        finally:
+            if self._channel:
+                self._channel[1].close()
+            self._files.close()
+            self.ram.close()
+
+
+@asynccontextmanager
+async def start_vm(
+    spec: MachineSpec,
+    features: Features,
+    *,
+    role: str,
+    artefacts: Path,
+    token: str,
+    keeper: Keeper,
+    incoming: bool = False,
+    deadline: Deadline,
+) -> AsyncIterator[Vm]:
+    """Start QEMU, stopped before its first instruction (``cont`` runs it), and end it with the block.
+
+    *role* names the files in *artefacts*; *token* (of the run) and *role* go into ``-name``. With *incoming* it
+    waits for ``migrate-incoming``.
+
+    Raises SetupError when QEMU refuses the command line, LostError when it dies otherwise, DeadlineError.
+    """
+    name = keeper.vm_name(token, role)
+    argv = command_line(spec, features, name=name, incoming=incoming)
+    files = _Files.open(artefacts, role)
+    _write_command(artefacts / f"{role}.command.txt", argv)
+    vm, sockets = _launch(spec, features, name=name, role=role, argv=argv, files=files)
+    try:
+        await vm._connect(sockets, deadline)  # noqa: SLF001 - the other half of this constructor
+        yield vm
+    finally:
+        await asyncio.shield(vm.close())
+
+
+def _launch(
+    spec: MachineSpec, features: Features, *, name: str, role: str, argv: tuple[str, ...], files: _Files
+) -> tuple[Vm, _Sockets]:
+    ram = SharedRam.create(spec.memory_bytes)
+    pairs = [socket.socketpair() for _ in range(3)]
+    theirs = [theirs.fileno() for _, theirs in pairs]
+    inherit = dict(zip((FDS.ram, FDS.qmp, FDS.console, FDS.channel), (ram.fd, *theirs), strict=True))
+    try:
+        process = Process(argv, inherit=inherit, log=files.stderr)
+    except SetupError:
+        for ours, _ in pairs:
+            ours.close()
+        ram.close()
+        files.close()
+        raise
+    finally:
+        for _, end in pairs:
+            end.close()
+    vm = Vm(name=name, role=role, spec=spec, features=features, argv=argv, ram=ram, process=process, files=files)
+    return vm, _Sockets(*(ours for ours, _ in pairs))
+
+
+def _write_command(path: Path, argv: tuple[str, ...]) -> None:
+    """The command line for people; it inherits descriptors, so it is no script."""
+    with ArtefactFile(path) as file:
+        file.write(shlex.join(argv).encode() + b"\n")
+
+
+async def _cancelled(task: asyncio.Future[T]) -> None:
+    """Cancel *task* if it is not done, and see it end; work that ignores this is left to itself."""
+    if task.done():
+        return
+    task.cancel()
+    await asyncio.wait({task}, timeout=_CAUSE_S)
+    if task.done() and not task.cancelled():
+        task.exception()
