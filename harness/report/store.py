@@ -41,7 +41,7 @@ INDEX_HTML = "index.html"
 LAST = "last"
 
 _SLUG_MAX = 64
-_UNSAFE = re.compile(r"[^A-Za-z0-9._]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 
 
 class Keep(StrEnum):
@@ -60,9 +60,10 @@ class Keep(StrEnum):
 def slug(case: str) -> str:
     """*case* as one file name: ``memory/precopy`` becomes ``memory-precopy``.
 
-    Never empty, hidden, or a path; a long id keeps its head and gets a digest, so that two of them stay apart.
+    Never empty, hidden, a path, or the name of a file of the run. A long id keeps its head and gets a digest, so that
+    two of them stay apart.
     """
-    name = _UNSAFE.sub("-", case).strip("-.") or "case"
+    name = _UNSAFE.sub("-", case).strip("-") or "case"
     if len(name) <= _SLUG_MAX:
         return name
     digest = hashlib.blake2b(case.encode(), digest_size=4).hexdigest()
