@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -20,25 +22,33 @@ _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _memcmp.restype = ctypes.c_int
 
+_THREADS = min(4, os.cpu_count() or 1)
+"""memcmp is bound by memory; more threads than this fetch nothing faster."""
+
 Pages = NDArray[np.int64]
+_Segment = tuple[int, int, bool, bool]
+"""Start and end of a range, and whether each side has data there."""
 
 
 def differing_pages(one: SharedRam, other: SharedRam) -> Pages:
     """Indexes (ram_addr / 4096), ascending, of the pages whose content differs. Neither VM may run meanwhile.
 
     Both memories must have the same size, a whole number of pages. Blocks for as long as the comparison takes, with the
-    interpreter lock released nearly all the time: call it in a thread.
+    interpreter lock released nearly all the time: call it in a thread of its own.
     """
     if one.size_bytes != other.size_bytes:
         raise ValueError(f"{one.size_bytes} bytes cannot be compared with {other.size_bytes}")
-    parts = [
-        _differing(one.buffer if in_one else None, other.buffer if in_other else None, start, end)
-        for start, end, in_one, in_other in _segments(one, other)
-    ]
+
+    def compare(segment: _Segment) -> Pages:
+        start, end, in_one, in_other = segment
+        return _differing(one.buffer if in_one else None, other.buffer if in_other else None, start, end)
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="compare") as pool:
+        parts = list(pool.map(compare, _segments(one, other)))
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def _segments(one: SharedRam, other: SharedRam) -> Iterator[tuple[int, int, bool, bool]]:
+def _segments(one: SharedRam, other: SharedRam) -> Iterator[_Segment]:
     """Ranges up to a chunk long that are data on at least one side."""
     first, second = list(one.data_extents()), list(other.data_extents())
     cuts = sorted({cut for extent in first + second for cut in extent})
