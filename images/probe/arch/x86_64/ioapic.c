@@ -1,0 +1,22 @@
+/* I/O APIC (82093AA): one input, that of the command channel; the old PIC is masked. */
+#include "x86.h"
+
+enum { REDIRECTION = 0x10, ACTIVE_LOW = 0x2000, LEVEL = 0x8000, PIC_MASTER_MASK = 0x21, PIC_SLAVE_MASK = 0xa1 };
+
+static void write(uint32_t index, uint32_t value)
+{
+	*(volatile uint32_t *)tables.ioapic_gpa = index;
+	*(volatile uint32_t *)(tables.ioapic_gpa + 0x10) = value;
+}
+
+void ioapic_route(uint32_t gsi, uint8_t vector, uint32_t apic_id, uint16_t flags)
+{
+	uint32_t low = vector;
+
+	low |= (flags & 3) == 3 ? ACTIVE_LOW : 0;
+	low |= (flags >> 2 & 3) == 3 ? LEVEL : 0;
+	outb(PIC_MASTER_MASK, 0xff);
+	outb(PIC_SLAVE_MASK, 0xff);
+	write(REDIRECTION + 2 * gsi + 1, apic_id << 24);
+	write(REDIRECTION + 2 * gsi, low);
+}

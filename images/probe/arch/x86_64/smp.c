@@ -1,0 +1,57 @@
+/* INIT and start-up IPIs (Intel SDM volume 3, "Multiple-Processor Management"). */
+#include "x86.h"
+
+enum { TRAMPOLINE = 0x8000, PATIENCE = 20000000 };
+
+extern char trampoline_start[], trampoline_end[];
+extern uint64_t application_stack[256];
+
+_Noreturn void x86_application(void);
+_Noreturn void x86_application(void)
+{
+	struct cpu *cpu = arch_this_cpu();
+
+	traps_load(cpu->index);
+	features_enable();
+	lapic_init();
+	lapic_timer_start();
+	__atomic_store_n(&cpu->online, 1, __ATOMIC_RELEASE);
+	arch_irq_on();
+	cpu_loop(cpu);
+}
+
+static bool is_online(unsigned index)
+{
+	for (unsigned tries = 0; tries < PATIENCE; tries++) {
+		if (__atomic_load_n(&cpus[index].online, __ATOMIC_ACQUIRE))
+			return true;
+		arch_relax();
+	}
+	return false;
+}
+
+unsigned arch_start_cpus(void)
+{
+	unsigned count = 1;
+
+	memcpy((void *)TRAMPOLINE, trampoline_start, (size_t)(trampoline_end - trampoline_start));
+	for (unsigned i = 1; i < tables.cpus; i++) {
+		cpus[i].index = i;
+		x86_cpus[i].apic_id = tables.apic_id[i];
+		*(struct cpu **)stacks[i][0] = &cpus[i];
+		application_stack[tables.apic_id[i] & 0xff] = (uint64_t)stacks[i][0] + STACK_BYTES;
+	}
+	for (unsigned i = 1; i < tables.cpus; i++) {
+		lapic_send(tables.apic_id[i], IPI_INIT);
+		lapic_send(tables.apic_id[i], IPI_STARTUP | TRAMPOLINE >> 12);
+	}
+	while (count < tables.cpus && is_online(count))
+		count++;
+	return count;
+}
+
+void arch_kick(unsigned cpu)
+{
+	if (cpu != arch_this_cpu()->index)
+		lapic_send(x86_cpus[cpu].apic_id, IPI_FIXED | VECTOR_KICK);
+}

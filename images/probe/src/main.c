@@ -1,0 +1,93 @@
+/* The life of a vCPU: jobs first, then canaries, then the workload, else sleep. The boot processor also serves commands. */
+#include "probe.h"
+
+enum { EVENT_READY = 1 };
+
+struct cpu cpus[ARCH_MAX_CPUS];
+unsigned cpu_count = 1;
+
+uint32_t all_cpus(void)
+{
+	return (1u << cpu_count) - 1;
+}
+
+void run_on_cpus(uint32_t mask, job_fn job)
+{
+	for (unsigned i = 1; i < cpu_count; i++)
+		if (mask & 1u << i) {
+			__atomic_store_n(&cpus[i].job, job, __ATOMIC_RELEASE);
+			arch_kick(i);
+		}
+	if (mask & 1)
+		job(&cpus[0]);
+	for (unsigned i = 1; i < cpu_count; i++)
+		while (__atomic_load_n(&cpus[i].job, __ATOMIC_ACQUIRE)) {
+			if (channel_pending())
+				channel_poll_busy();
+			arch_relax();
+		}
+}
+
+bool has_duty(const struct cpu *cpu)
+{
+	return cpu->job || cpu->working || (!cpu->index && channel_pending());
+}
+
+static void do_duty(struct cpu *cpu)
+{
+	job_fn job = __atomic_load_n(&cpu->job, __ATOMIC_ACQUIRE);
+
+	if (!cpu->index && channel_pending())
+		channel_poll();
+	if (job) {
+		job(cpu);
+		__atomic_store_n(&cpu->job, (job_fn)0, __ATOMIC_RELEASE);
+	}
+	if (cpu->working)
+		work_slice(cpu);
+}
+
+_Noreturn void cpu_loop(struct cpu *cpu)
+{
+	for (;;) {
+		if (has_duty(cpu)) {
+			do_duty(cpu);
+			continue;
+		}
+		arch_irq_off();
+		if (has_duty(cpu))
+			arch_irq_on();
+		else if (cpu->canary.armed)
+			arch_canary_spin(cpu, cpu->canary.seed);
+		else
+			arch_wait_for_irq();
+	}
+}
+
+static void say_ready(void)
+{
+	struct {
+		uint64_t boot_id, boot_count;
+		uint32_t cpus, version;
+	} ready = { boot_id, boot_count, cpu_count, PROBE_VERSION };
+
+	console_line("cvmig probe %u: %u cpus, %u pages, boot %u", (uint64_t)PROBE_VERSION, (uint64_t)cpu_count,
+		     managed_pages, boot_count);
+	channel_event(EVENT_READY, &ready, sizeof ready);
+}
+
+_Noreturn void probe_main(void *boot_info)
+{
+	arch_find_memory(boot_info);
+	heartbeat_init();
+	arch_init_boot_cpu();
+	memory_settle();
+	heartbeat->ledger_gpa = (uint64_t)ledger;
+	heartbeat->managed_pages = managed_pages;
+	cpu_count = arch_start_cpus();
+	heartbeat->cpus = cpu_count;
+	cpus[0].online = 1;
+	arch_irq_on();
+	say_ready();
+	cpu_loop(&cpus[0]);
+}
