@@ -66,6 +66,12 @@ def store(key: Key, answers: Mapping[str, Any]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def forget(key: Key) -> None:
+    """Remove what was stored for *key*."""
+    with contextlib.suppress(OSError):
+        (_folder() / key.file_name).unlink(missing_ok=True)
+
+
 def _folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "cvmig"

@@ -73,6 +73,13 @@ async def probe_binary(path: Path, *, deadline: Deadline) -> Features:
     return _known[key]
 
 
+def forget_binary(path: Path) -> None:
+    """Drop what is remembered: a start script stays the same when the QEMU behind it is replaced."""
+    key = feature_cache.key_of(path)
+    _known.pop(key, None)
+    feature_cache.forget(key)
+
+
 async def _ask_and_store(path: Path, key: feature_cache.Key, deadline: Deadline) -> Features:
     answers = await _ask(path, deadline.within(_PROBE_S))
     features = _decoded(path, answers)

@@ -101,6 +101,13 @@ class QmpSession:
         return self._client.runstate is Runstate.RUNNING
 
     @property
+    def version(self) -> str:
+        """Version from the greeting, e.g. ``7.2.22``; empty before it."""
+        greeting = self._client.greeting
+        number: Any = greeting and greeting.QMP.version["qemu"]
+        return f"{number['major']}.{number['minor']}.{number['micro']}" if number else ""
+
+    @property
     def cursor(self) -> int:
         """Position after the newest event, for ``wait_event(since=...)``."""
         return len(self.events)

@@ -19,7 +19,7 @@ from harness.model.machine import MachineSpec
 from harness.vm.artefact import ArtefactFile
 from harness.vm.commandline import FDS, command_line
 from harness.vm.console import Console
-from harness.vm.features import Features
+from harness.vm.features import Features, forget_binary
 from harness.vm.keeper import Keeper
 from harness.vm.process import Exit, Process
 from harness.vm.qmp import QmpSession
@@ -200,6 +200,11 @@ class Vm:
                     hint=f"see {self.role}.command.txt in the run's folder",
                 ) from None
             raise
+        if self.qmp.version != self.features.version:
+            forget_binary(self.features.path)
+            raise SetupError(
+                f"{self.features.path} was QEMU {self.features.version} and is {self.qmp.version} now", hint="run again"
+            )
 
     async def close(self) -> None:
         """Kill what still runs, take the last output, give everything back."""

@@ -1,0 +1,78 @@
+"""The command line is a pure function of the specification; golden files hold what it says, one word per line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.model.errors import UnsupportedError, UsageError
+from harness.model.machine import Accel, Arch, MachineSpec
+from harness.vm.commandline import command_line
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@dataclass(frozen=True)
+class Binary:
+    path: str = "qemu-system-x86_64"
+    has_sandbox: bool = True
+
+
+SPECS = {
+    "q35-7.2-source": (MachineSpec(kernel="probe.elf"), Binary(), False),
+    "q35-7.2-destination": (MachineSpec(kernel="probe.elf"), Binary(), True),
+    "q35-10.0-everything": (
+        MachineSpec(
+            machine="pc-q35-10.0",
+            accel=Accel.KVM,
+            cpu="host",
+            vcpus=4,
+            memory_mib=6144,
+            kernel="some folder/probe.elf",
+            append="boot=1 seed=2",
+            uuid="3f2a52a1-4d0e-4c1f-9a55-0c4b8f7b6d11",
+            reboots=True,
+            devices=("pvpanic,id=panic",),
+            extra_args=("-trace", "migrate_set_state"),
+        ),
+        Binary(has_sandbox=False),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_words_are_those_of_the_golden_file(name: str) -> None:
+    spec, binary, incoming = SPECS[name]
+    words = command_line(spec, binary, name="cvmig-0-run-src", incoming=incoming)
+    assert list(words) == (GOLDEN / f"{name}.txt").read_text().splitlines()
+
+
+def test_source_and_destination_differ_in_incoming_only() -> None:
+    source = command_line(MachineSpec(), Binary(), name="cvmig-x", incoming=False)
+    destination = command_line(MachineSpec(), Binary(), name="cvmig-x", incoming=True)
+    assert destination == (*source, "-incoming", "defer")
+
+
+def test_a_comma_in_the_name_does_not_become_an_option() -> None:
+    words = command_line(MachineSpec(), Binary(), name="cvmig-a,b", incoming=False)
+    assert words[words.index("-name") + 1].startswith("guest=cvmig-a,,b,")
+
+
+def test_another_architecture_is_unsupported() -> None:
+    with pytest.raises(UnsupportedError, match="aarch64"):
+        command_line(MachineSpec(arch=Arch.AARCH64), Binary(), name="cvmig-x", incoming=False)
+
+
+@pytest.mark.parametrize("machine", ["q35", "pc", "virt", "pc-q35-", "-7.2", "pc-q35-7.2,accel=kvm", ""])
+def test_a_machine_type_without_version_is_refused(machine: str) -> None:
+    with pytest.raises(UsageError, match="no version"):
+        MachineSpec(machine=machine)
+
+
+@pytest.mark.parametrize(("vcpus", "memory_mib"), [(0, 128), (256, 128), (1, 0), (-1, 64)])
+def test_sizes_out_of_range_are_refused(vcpus: int, memory_mib: int) -> None:
+    with pytest.raises(UsageError):
+        MachineSpec(vcpus=vcpus, memory_mib=memory_mib)

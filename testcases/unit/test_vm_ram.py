@@ -1,0 +1,95 @@
+"""Shared memory and its comparison, against a plain byte-for-byte one."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from harness.model.errors import SetupError
+from harness.model.memory import PAGE_SIZE
+from harness.vm.ram import SharedRam
+from harness.vm.ram_compare import differing_pages
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[SharedRam, SharedRam]]:
+    with ExitStack() as stack:
+        yield (
+            stack.enter_context(closing(SharedRam.create(16 * MIB))),
+            stack.enter_context(closing(SharedRam.create(16 * MIB))),
+        )
+
+
+def test_untouched_memory_has_no_extents_and_stays_untouched(pair: tuple[SharedRam, SharedRam]) -> None:
+    assert list(pair[0].data_extents()) == []
+    assert differing_pages(*pair).size == 0
+    assert pair[0].used_bytes == 0
+
+
+def test_extents_are_what_was_written(pair: tuple[SharedRam, SharedRam]) -> None:
+    ram, _ = pair
+    ram.buffer[5 * PAGE_SIZE] = 1
+    ram.buffer[16 * MIB - 1] = 1
+    assert list(ram.data_extents()) == [(5 * PAGE_SIZE, 6 * PAGE_SIZE), (16 * MIB - PAGE_SIZE, 16 * MIB)]
+
+
+def test_a_hole_equals_zeros_but_not_ones(pair: tuple[SharedRam, SharedRam]) -> None:
+    one, other = pair
+    one.buffer[3 * PAGE_SIZE : 5 * PAGE_SIZE] = 0
+    one.buffer[5 * PAGE_SIZE + 17] = 1
+    assert differing_pages(one, other).tolist() == [5]
+    assert differing_pages(other, one).tolist() == [5]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exactly_the_pages_that_differ_are_named(pair: tuple[SharedRam, SharedRam], seed: int) -> None:
+    rng = random.Random(seed)
+    for ram in pair:
+        for _ in range(rng.randrange(6)):
+            start = rng.randrange(ram.size_bytes)
+            ram.buffer[start : start + rng.randrange(4 * MIB)] = rng.randrange(2)
+        ram.buffer[rng.randrange(ram.size_bytes)] ^= 0x80
+    first, second = (ram.buffer.tobytes() for ram in pair)
+    expected = [
+        page
+        for page in range(len(first) // PAGE_SIZE)
+        if first[page * PAGE_SIZE : (page + 1) * PAGE_SIZE] != second[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+    ]
+    assert differing_pages(*pair).tolist() == expected
+
+
+def test_one_bit_is_enough(pair: tuple[SharedRam, SharedRam]) -> None:
+    one, other = pair
+    one.buffer[:] = 0xA5
+    other.buffer[:] = 0xA5
+    other.buffer[2 * MIB - 1] ^= 1
+    assert differing_pages(one, other).tolist() == [2 * MIB // PAGE_SIZE - 1]
+
+
+def test_sizes_must_agree(pair: tuple[SharedRam, SharedRam]) -> None:
+    with closing(SharedRam.create(MIB)) as small, pytest.raises(ValueError, match="cannot be compared"):
+        differing_pages(pair[0], small)
+
+
+def test_nobody_can_shrink_it_under_us(pair: tuple[SharedRam, SharedRam]) -> None:
+    with pytest.raises(PermissionError):
+        os.ftruncate(pair[0].fd, MIB)
+
+
+def test_too_much_is_a_setup_error() -> None:
+    with pytest.raises(SetupError):
+        SharedRam.create(1 << 62)
+
+
+def test_close_twice() -> None:
+    ram = SharedRam.create(MIB)
+    kept = ram.buffer
+    ram.close()
+    ram.close()
+    assert kept[0] == 0
