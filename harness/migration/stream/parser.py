@@ -1,8 +1,8 @@
 """Incremental parser of the main channel: bytes in, in pieces of any size; elements out.
 
 The RAM part is cut into records as they come. Device sections carry no length, so from the first of them on everything
-is the *tail*: it is passed on in pieces, and given once more, whole, when its description (VMDESCRIPTION) has come or the
-stream ends; :mod:`harness.migration.stream.devices` decodes it then.
+is the *tail*: it is passed on in pieces, and given once more, whole, when its description (VMDESCRIPTION) has come or
+the stream ends; :mod:`harness.migration.stream.devices` decodes it then.
 
 ::
 
@@ -45,7 +45,7 @@ Step = Callable[[memoryview, int, list[Element]], int]
 
 
 class StreamParser:
-    """Parses one stream. After a StreamError it is spent; *elements* that came before stay valid."""
+    """Parses one stream. After a StreamError it is spent; what came before it is in *salvaged*."""
 
     def __init__(self, *, ram_records: Mapping[int, RamRecord] = RAM_RECORDS, nested: bool = False) -> None:
         """*nested* parses the inside of a PACKAGED command, which has no header."""
@@ -64,6 +64,8 @@ class StreamParser:
         self._searched = 0
         self._opaque_reason = ""
         self._done = False
+        self.salvaged: list[Element] = []
+        """What the last chunk gave, also when :meth:`feed` raised on it."""
 
     @property
     def offset(self) -> int:
@@ -83,7 +85,7 @@ class StreamParser:
     def feed(self, chunk: bytes | bytearray | memoryview) -> list[Element]:
         """The elements that *chunk* completes. Batches and pieces are views into *chunk*."""
         view = memoryview(chunk).toreadonly()
-        elements: list[Element] = []
+        elements = self.salvaged = []
         pos = self._complete_held(view, elements) if self._held else 0
         if not self._held:
             end, _ = self._scan(view[pos:], elements)
@@ -101,8 +103,9 @@ class StreamParser:
         return []
 
     def _place(self) -> str:
-        names = {self._header: "before its header", self._ram_record: "inside the RAM section"}
-        return names.get(self._step, "between two sections")
+        if self._step == self._header:
+            return "before its header"
+        return "inside the RAM section" if self.is_in_ram else "between two sections"
 
     def _complete_held(self, view: memoryview, elements: list[Element]) -> int:
         """Complete the unit that the last chunk left open with as few bytes of *view* as it takes."""

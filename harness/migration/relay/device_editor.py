@@ -1,0 +1,81 @@
+"""Corrupts one field of one device: the sections are held back until their description tells where the field is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from harness.migration.stream.devices import decode_tail
+from harness.migration.stream.elements import Tail
+from harness.model.device_state import DeviceField
+from harness.model.errors import StreamError
+from harness.model.seed import Seed
+from harness.model.wire import AppliedFault, WireFault
+from harness.model.wire import WireFaultName as Name
+
+
+class DeviceEditor:
+    """All device faults of one stream."""
+
+    def __init__(self, faults: Sequence[WireFault], seed: Seed) -> None:
+        self._faults = tuple(fault for fault in faults if fault.name == Name.CORRUPT_DEVICE)
+        self._seed = seed
+        self._applied: list[AppliedFault] = []
+        self._held = bytearray()
+
+    @property
+    def is_wanted(self) -> bool:
+        """True when there is any device fault: the tail is to be held back then."""
+        return bool(self._faults)
+
+    @property
+    def is_holding(self) -> bool:
+        """True when device sections were taken and not given back."""
+        return bool(self._held)
+
+    def hold(self, data: memoryview) -> None:
+        """Take a piece of the device sections."""
+        self._held += data
+
+    def release(self) -> bytes:
+        """Everything held, unchanged: the description never came."""
+        held = bytes(self._held)
+        self._held.clear()
+        return held
+
+    def finish(self, tail: Tail) -> bytes:
+        """Everything held, with the faults applied."""
+        data = bytearray(self.release())
+        for index, fault in enumerate(self._faults):
+            self._applied.append(self._corrupt(fault, index, tail, data))
+        return bytes(data)
+
+    def applied(self) -> tuple[AppliedFault, ...]:
+        """What each fault did."""
+        if self._applied:
+            return tuple(self._applied)
+        detail = "no described device sections were sent"
+        return tuple(AppliedFault(name=fault.name, times=0, detail=detail) for fault in self._faults)
+
+    def _corrupt(self, fault: WireFault, index: int, tail: Tail, data: bytearray) -> AppliedFault:
+        rng = self._seed.rng("wire", fault.name, index)
+        try:
+            candidates = _candidates(fault, tail)
+        except StreamError as error:
+            return AppliedFault(name=fault.name, times=0, detail=str(error))
+        if not candidates:
+            return AppliedFault(name=fault.name, times=0, detail=f"no field {fault.field} in any device {fault.device}")
+        label, field = rng.choice(candidates)
+        at = field.offset - tail.offset + rng.randrange(field.size_bytes)
+        data[at] ^= 1 << rng.randrange(8)
+        return AppliedFault(name=fault.name, times=1, detail=f"{label} {field.path}")
+
+
+def _candidates(fault: WireFault, tail: Tail) -> list[tuple[str, DeviceField]]:
+    return [
+        (device.label, field)
+        for device in decode_tail(tail).devices
+        if fnmatchcase(device.label, fault.device)
+        for field in device.fields
+        if field.raw and fnmatchcase(field.path, fault.field)
+    ]

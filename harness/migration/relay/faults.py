@@ -1,0 +1,94 @@
+"""The catalogue of wire faults: what each does, and which check has to catch it with which diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from harness.model.memory import Damage
+from harness.model.wire import WireFaultName as Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultEntry:
+    """One line of ``cvmig list faults``."""
+
+    name: Name
+    does: str
+    caught_as: str
+    """The damage kind of the memory checks, or the end that the case has to report."""
+    belongs_to: str = "wire"
+    is_page_fault: bool = False
+    needs_resend: bool = False
+    """Does nothing unless its page is written, and sent, again: targets are pages that the guest keeps dirtying."""
+
+
+def _page(name: Name, does: str, damage: Damage, *, needs_resend: bool = False) -> FaultEntry:
+    return FaultEntry(name=name, does=does, caught_as=damage.value, is_page_fault=True, needs_resend=needs_resend)
+
+
+CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            _page(
+                Name.DROP_PAGE,
+                "drops every record of a page but the first: the destination keeps the first version",
+                Damage.STALE,
+                needs_resend=True,
+            ),
+            _page(
+                Name.STALE_PAGE,
+                "later records of a page carry its first content",
+                Damage.STALE,
+                needs_resend=True,
+            ),
+            _page(
+                Name.DUPLICATE_PAGE,
+                "delivers a page's first record again at the end of RAM, over its newer version",
+                Damage.STALE,
+                needs_resend=True,
+            ),
+            _page(
+                Name.TEAR_PAGE,
+                "later records of a page carry half of its first content",
+                Damage.TORN,
+                needs_resend=True,
+            ),
+            _page(Name.SWAP_PAGES, "two pages exchange their content", Damage.SWAPPED),
+            _page(Name.FLIP_BIT, "flips one bit of a page", Damage.BIT),
+            _page(Name.ZERO_PAGE, "delivers a page as zeros", Damage.ZEROED),
+            _page(Name.LOST_LINE, "zeroes one 64-byte line of a page", Damage.LINE),
+            _page(Name.SHIFT_PAGE, "rotates a page's content by one line", Damage.SHIFTED),
+            _page(Name.RANDOM_PAGE, "replaces a page by random bytes", Damage.RANDOM),
+            FaultEntry(
+                name=Name.TRUNCATE,
+                does="ends the stream in the middle of a record, with an orderly close",
+                caught_as="migration failed; the source runs on",
+            ),
+            FaultEntry(
+                name=Name.STALL,
+                does="stops forwarding for ever",
+                caught_as="deadline: migration makes no progress; the source runs on after cancel",
+            ),
+            FaultEntry(
+                name=Name.CUT,
+                does="resets both connections in the middle of the stream",
+                caught_as="migration failed; the source runs on",
+            ),
+            FaultEntry(name=Name.SLOW, does="limits the bandwidth", caught_as="too-slow"),
+            FaultEntry(
+                name=Name.CORRUPT_HEADER,
+                does="flips a bit of the stream's magic number",
+                caught_as="migration failed; the destination refuses the stream",
+            ),
+            FaultEntry(
+                name=Name.CORRUPT_DEVICE,
+                does="flips a bit in one field of a device section, a vCPU register unless told otherwise",
+                caught_as="state/round-trip: the field differs; cpu: the canary differs",
+            ),
+        )
+    },
+)
+"""All wire faults by name."""

@@ -1,0 +1,285 @@
+"""The relay's threads: one carries the stream to the destination, one the return path to the source.
+
+Threads with blocking sockets, because the stream is gigabytes of a few large reads; asyncio would add a copy and a
+wake-up to each. Whatever happens, both connections are closed at the end, so neither QEMU waits for the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+
+from harness.migration.relay.books import Books
+from harness.migration.relay.editor import StreamEditor
+from harness.migration.relay.endpoint import Endpoint, tune
+from harness.migration.relay.recorder import Recorder
+from harness.migration.stream.elements import Element
+from harness.migration.stream.parser import StreamParser
+from harness.migration.stream.return_path import ReturnPathParser
+from harness.model.errors import StreamError
+from harness.model.wire import AppliedFault, WireEnd
+from harness.model.wire import WireFaultName as Name
+
+CHUNK_BYTES = 1 << 20
+RETURN_CHUNK_BYTES = 1 << 16
+CONNECT_TIMEOUT_S = 10.0
+HOLD_MS = 1000
+"""How long device sections are held back when nothing more comes: a stream without description must not stall."""
+PACE_BYTES = 64 << 10
+
+
+class Pump:
+    """Serves one connection. :meth:`run` is the thread's body; :meth:`abort` may be called from any thread."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        destination: Endpoint,
+        *,
+        books: Books,
+        recorder: Recorder,
+        editor: StreamEditor | None,
+        bytes_per_s: int | None,
+    ) -> None:
+        self._listener = listener
+        self._destination = destination
+        self._books = books
+        self._recorder = recorder
+        self._editor = editor
+        self._bytes_per_s = bytes_per_s
+        self._parser: StreamParser | None = StreamParser()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._source: socket.socket | None = None
+        self._sink: socket.socket | None = None
+        self._is_cut = False
+
+    def run(self) -> None:
+        """Accept, connect, forward until either side ends; then close everything."""
+        returner: threading.Thread | None = None
+        try:
+            if self._open():
+                returner = threading.Thread(target=self._return, name="cvmig-relay-return", daemon=True)
+                returner.start()
+                self._forward()
+        except OSError as error:
+            self._books.note(f"the connection broke: {error.strerror or error}")
+            self._books.finish(WireEnd.CUT)
+        except StreamError as error:
+            self._books.note(f"faults need a stream that is understood, so the relay closed: {error}")
+            self._books.finish(WireEnd.ABORTED)
+        finally:
+            self._end(returner)
+
+    def abort(self) -> None:
+        """Close both sides at once. The threads end soon after."""
+        with self._lock:
+            self._stop.set()
+            with contextlib.suppress(OSError):
+                self._wake_w.send(b"x")
+            for connection in (self._source, self._sink):
+                _shutdown(connection, socket.SHUT_RDWR)
+
+    def _open(self) -> bool:
+        select.select([self._listener, self._wake_r], [], [])
+        if self._stop.is_set():
+            self._books.finish(WireEnd.ABORTED)
+            return False
+        source, _ = self._listener.accept()
+        self._listener.close()
+        tune(source)
+        with self._lock:
+            self._source = source
+        return self._connect()
+
+    def _connect(self) -> bool:
+        try:
+            sink = self._destination.connect(CONNECT_TIMEOUT_S)
+        except OSError as error:
+            self._books.note(f"destination {self._destination.uri}: {error.strerror or error}")
+            self._books.finish(WireEnd.REFUSED)
+            return False
+        with self._lock:
+            self._sink = sink
+        self._books.end = WireEnd.OPEN
+        if self._stop.is_set():
+            self._books.finish(WireEnd.ABORTED)
+        return not self._stop.is_set()
+
+    def _forward(self) -> None:
+        assert self._source is not None
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        while count := self._receive(self._source, buffer):
+            strike = self._chunk(buffer[:count])
+            if strike is not None:
+                self._strike(strike)
+                return
+        self._close_stream()
+
+    def _receive(self, source: socket.socket, buffer: memoryview) -> int:
+        if self._editor is not None and self._editor.is_holding and not _is_readable(source, HOLD_MS):
+            self._send(self._editor.release())
+        return source.recv_into(buffer)
+
+    def _chunk(self, chunk: memoryview) -> Name | None:
+        if self._editor is None:
+            self._send(chunk)
+            self._account(chunk)
+            return None
+        return self._edit(self._editor, self._parse(chunk))
+
+    def _account(self, chunk: memoryview) -> None:
+        """Parse for the books only: what cannot be parsed is forwarded all the same."""
+        if self._parser is None:
+            return
+        try:
+            elements = self._parser.feed(chunk)
+        except StreamError as error:
+            elements = self._parser.salvaged
+            self._parser = None
+            self._books.note(f"not understood, and forwarded as it came: {error}")
+        for element in elements:
+            self._books.element(element)
+        self._see_end()
+
+    def _parse(self, chunk: memoryview) -> list[Element]:
+        assert self._parser is not None
+        elements = self._parser.feed(chunk)
+        for element in elements:
+            self._books.element(element)
+        return elements
+
+    def _see_end(self) -> None:
+        if self._parser is not None and self._parser.is_done:
+            self._books.finish(WireEnd.COMPLETE)
+
+    def _edit(self, editor: StreamEditor, elements: Sequence[Element]) -> Name | None:
+        for element in elements:
+            edited = editor.edit(element)
+            for data in edited.buffers:
+                self._send(data)
+            if edited.strike is not None:
+                return edited.strike
+        self._see_end()
+        return None
+
+    def _send(self, data: bytes | memoryview) -> None:
+        assert self._sink is not None
+        step = len(data) if self._bytes_per_s is None else PACE_BYTES
+        for start in range(0, len(data), step or 1):
+            piece = data[start : start + step]
+            self._sink.sendall(piece)
+            self._recorder.write(piece)
+            self._books.bytes_forwarded += len(piece)
+            if self._bytes_per_s is not None:
+                self._stop.wait(len(piece) / self._bytes_per_s)
+
+    def _close_stream(self) -> None:
+        """The source has closed: orderly if its stream is whole."""
+        if self._parser is not None:
+            try:
+                self._edit_rest(self._parser.close())
+                self._books.finish(WireEnd.COMPLETE)
+            except StreamError as error:
+                self._books.note(str(error))
+        self._books.finish(WireEnd.ABORTED if self._stop.is_set() else WireEnd.CUT)
+        _shutdown(self._sink, socket.SHUT_WR)
+
+    def _edit_rest(self, elements: Sequence[Element]) -> None:
+        if self._editor is not None:
+            self._edit(self._editor, elements)
+
+    def _strike(self, name: Name) -> None:
+        self._books.note(f"{name} struck after {self._books.bytes_forwarded} bytes")
+        match name:
+            case Name.STALL:
+                self._stop.wait()
+            case Name.CUT:
+                self._is_cut = True
+                for connection in (self._source, self._sink):
+                    _reset_on_close(connection)
+            case _:
+                _shutdown(self._sink, socket.SHUT_WR)
+        self._books.finish(WireEnd.FAULT)
+
+    def _return(self) -> None:
+        """Body of the return path's thread."""
+        assert self._source is not None
+        assert self._sink is not None
+        parser: ReturnPathParser | None = ReturnPathParser()
+        try:
+            while data := self._sink.recv(RETURN_CHUNK_BYTES):
+                parser = self._account_return(parser, data)
+                self._source.sendall(data)
+        except OSError as error:
+            self._books.note(f"return path: {error.strerror or error}")
+        # The destination has said its last word; the source must not wait for more.
+        _shutdown(self._source, socket.SHUT_WR)
+
+    def _account_return(self, parser: ReturnPathParser | None, data: bytes) -> ReturnPathParser | None:
+        self._books.bytes_returned += len(data)
+        if parser is None:
+            return None
+        try:
+            for message in parser.feed(data):
+                self._books.message(message)
+        except StreamError as error:
+            self._books.note(f"return path not understood: {error}")
+            return None
+        return parser
+
+    def _end(self, returner: threading.Thread | None) -> None:
+        if self._editor is not None:
+            self._books.applied = self._editor.applied()
+        if self._bytes_per_s is not None:
+            slow = AppliedFault(name=Name.SLOW, times=1, is_harmful=False, detail=f"{self._bytes_per_s} bytes a second")
+            self._books.applied = (*self._books.applied, slow)
+        if returner is not None:
+            self._end_return(returner)
+        self._books.finish(WireEnd.CUT)
+        with self._lock:
+            for connection in (self._source, self._sink):
+                if connection is not None:
+                    connection.close()
+            self._source = self._sink = None
+        self._listener.close()
+        self._recorder.close()
+        self._wake_r.close()
+        self._wake_w.close()
+
+    def _end_return(self, returner: threading.Thread) -> None:
+        match self._books.end:
+            case WireEnd.COMPLETE:
+                # The destination still has its verdict to give; it closes when it is done.
+                pass
+            case WireEnd.FAULT if self._is_cut:
+                # Nothing may be sent but the reset, so only our own reading ends.
+                _shutdown(self._sink, socket.SHUT_RD)
+            case WireEnd.FAULT:
+                _shutdown(self._source, socket.SHUT_RDWR)
+            case _:
+                _shutdown(self._source, socket.SHUT_RDWR)
+                _shutdown(self._sink, socket.SHUT_RDWR)
+        returner.join()
+
+
+def _shutdown(connection: socket.socket | None, how: int) -> None:
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(how)
+
+
+def _reset_on_close(connection: socket.socket | None) -> None:
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _is_readable(connection: socket.socket, timeout_ms: int) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(timeout_ms))
