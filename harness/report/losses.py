@@ -19,9 +19,9 @@ class Losses:
     def __init__(self) -> None:
         self._why: dict[str, str] = {}
 
-    def note(self, artefact: str, error: OSError) -> None:
+    def note(self, artefact: str, error: Exception) -> None:
         """Remember that *artefact* (a file name) is missing or incomplete because of *error*."""
-        self._why.setdefault(artefact, error.strerror or str(error) or type(error).__name__)
+        self._why.setdefault(artefact, _words(error))
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -46,3 +46,9 @@ def tell(result: CaseResult, lines: Iterable[str]) -> CaseResult:
 def error_of(number: int) -> OSError:
     """The OSError of an errno, for writers that learn of a short write without one."""
     return OSError(number, os.strerror(number))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return f"bug in the harness: {error!r}"
