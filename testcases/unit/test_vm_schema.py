@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from harness.model.errors import SetupError
 from harness.vm import feature_cache
 from harness.vm.schema import Schema
 
-ENTITIES = [
+ENTITIES: list[dict[str, Any]] = [
     {"name": "set", "meta-type": "command", "arg-type": "1", "ret-type": "0"},
     {"name": "stop", "meta-type": "command", "arg-type": "0", "ret-type": "0"},
     {"name": "STOP", "meta-type": "event", "arg-type": "0"},
