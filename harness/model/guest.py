@@ -1,0 +1,257 @@
+"""What the probe guest says of itself, as plain values. The protocol behind it: images/probe/PROTOCOL.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+from harness.model.memory import PAGE_SIZE, Damage, GpaRange, PageDamage
+
+FOUR_GIB = 1 << 32
+
+
+class Workload(StrEnum):
+    """What a vCPU does between commands. All writers keep the pattern and the ledger."""
+
+    IDLE = "idle"
+    """Sleeps between timer interrupts."""
+    SEQUENTIAL = "sequential"
+    """Writes its share page after page."""
+    RANDOM = "random"
+    """Writes pages of its share in pseudo-random order."""
+    HOT_SET = "hot-set"
+    """15 of 16 writes go to the first sixteenth of its share."""
+    FULL = "full"
+    """Sequential without any throttle."""
+    READ_MOSTLY = "read-mostly"
+    """Verifies random pages of its share and writes one in 16; damage is recorded while it runs."""
+    SHARED = "shared"
+    """All vCPUs write the same pages, one lock per page."""
+
+
+class CrashKind(IntEnum):
+    """Ways to crash the guest on purpose."""
+
+    UNDEFINED = 0
+    PAGE_FAULT = 1
+    DIVIDE = 2
+    HANG = 3
+    """vCPU 0 loops with interrupts off; there is no FAULT event."""
+    TRIPLE_FAULT = 4
+    """The machine resets, or QEMU ends under ``-no-reboot``; there is no FAULT event."""
+
+
+class HaltMode(IntEnum):
+    """Ways to stop the guest."""
+
+    STOP = 0
+    """All vCPUs halt with interrupts off; QEMU goes on."""
+    POWER_OFF = 1
+    RESET = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RamLayout:
+    """Where main memory (one RAMBlock) lies in guest physical space, for machines with a hole below 4 GiB.
+
+    q35 (QEMU hw/i386/pc_q35.c): with 2816 MiB or more, 2 GiB lie below 4 GiB and the rest starts at 4 GiB.
+    """
+
+    below_4g_bytes: int
+    total_bytes: int
+
+    @classmethod
+    def q35(cls, total_bytes: int) -> RamLayout:
+        """The layout of q35 without ``max-ram-below-4g``."""
+        below = 0x80000000 if total_bytes >= 0xB0000000 else total_bytes
+        return cls(below_4g_bytes=below, total_bytes=total_bytes)
+
+    def gpa_to_ram(self, gpa: int) -> int:
+        """The ram_addr of *gpa*. Raises ValueError where there is no RAM."""
+        if 0 <= gpa < self.below_4g_bytes:
+            return gpa
+        ram_addr = gpa - FOUR_GIB + self.below_4g_bytes
+        if gpa >= FOUR_GIB and ram_addr < self.total_bytes:
+            return ram_addr
+        raise ValueError(f"no RAM at gpa {gpa:#x}")
+
+    def ram_to_gpa(self, ram_addr: int) -> int:
+        """The gpa of *ram_addr*. Raises ValueError beyond the end."""
+        if not 0 <= ram_addr < self.total_bytes:
+            raise ValueError(f"ram_addr {ram_addr:#x} is beyond {self.total_bytes:#x} bytes of RAM")
+        return ram_addr if ram_addr < self.below_4g_bytes else ram_addr - self.below_4g_bytes + FOUR_GIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestDescription:
+    """Reply to DESCRIBE."""
+
+    protocol_version: int
+    probe_version: int
+    arch: str
+    vcpus: int
+    boot_id: int
+    """Differs from boot to boot."""
+    boot_count: int
+    """1 after power-on; a reset that keeps RAM counts on."""
+    tsc: int
+    heartbeat_gpa: int
+    ledger_gpa: int
+    """One little-endian u32 per managed page, in the order of *managed*; bit 31 is the page's lock."""
+    ram: tuple[GpaRange, ...]
+    managed: tuple[GpaRange, ...]
+    """What carries the pattern once filled."""
+
+    @property
+    def managed_pages(self) -> int:
+        """Pages under the pattern."""
+        return sum(span.pages for span in self.managed)
+
+    def page_gpa(self, index: int) -> int:
+        """The gpa of managed page *index*, the ledger's order."""
+        for span in self.managed:
+            if index < span.pages:
+                return span.start + index * PAGE_SIZE
+            index -= span.pages
+        raise IndexError("beyond the managed pages")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillReport:
+    """Reply to FILL."""
+
+    pages: int
+    ticks: int
+    """What it took, in the guest's own clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestMemory:
+    """Reply to VERIFY: what the guest itself says of its memory."""
+
+    pages_checked: int
+    pages_bad: int
+    by_kind: Mapping[Damage, int] = field(default_factory=dict)
+    """Only kinds that were seen."""
+    damages: tuple[PageDamage, ...] = ()
+    """The first ones in ascending gpa, bounded by the request."""
+    ledger_sum: int = 0
+    """Sum of the generations in the ledger."""
+    written_sum: int = 0
+    """Sum of the page writes of all vCPUs since FILL, FILL included. Unequal to *ledger_sum*: the ledger is damaged."""
+    ticks: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """No page is wrong, and ledger and writers agree."""
+        return self.pages_bad == 0 and self.ledger_sum == self.written_sum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VcpuWork:
+    """What one vCPU has done since START."""
+
+    vcpu: int
+    pages_written: int
+    pages_verified: int
+    pages_bad: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkReport:
+    """Reply to STOP."""
+
+    vcpus: tuple[VcpuWork, ...]
+    damages_seen: int = 0
+    """Pages that READ_MOSTLY found wrong while it ran."""
+    first_damage: PageDamage | None = None
+
+    @property
+    def pages_written(self) -> int:
+        """Sum over all vCPUs."""
+        return sum(vcpu.pages_written for vcpu in self.vcpus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VcpuBeat:
+    """One vCPU's line of the heartbeat page."""
+
+    vcpu: int
+    beats: int
+    """Timer interrupts since boot, about 100 a second."""
+    tsc: int
+    """The clock at the last beat."""
+    pages_written: int
+    """Since FILL, FILL included."""
+    writing_gpa: int
+    """The page that is being written at this moment, 0 for none."""
+    backward_tsc: int
+    """Largest step backwards between two beats since the last reset of the figures."""
+    gap_tsc: int
+    """Largest step forwards between two beats."""
+    gap_at_tsc: int
+    """The clock right after that gap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """Reply to HEARTBEAT, or the heartbeat page as the host sees it."""
+
+    boot_id: int
+    vcpus: tuple[VcpuBeat, ...]
+    tsc: int = 0
+    """The clock at the reply; 0 when read from the page."""
+    seed: int = 0
+    """Seed of the last FILL; only when read from the page."""
+    ledger_gpa: int = 0
+    managed_pages: int = 0
+
+    @property
+    def pages_written(self) -> int:
+        """Sum over all vCPUs."""
+        return sum(vcpu.pages_written for vcpu in self.vcpus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterMismatch:
+    """A canary that is no longer what it was."""
+
+    vcpu: int
+    register: str
+    expected: bytes
+    """Little endian, as wide as the register."""
+    found: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryReport:
+    """Reply to CANARY_CHECK."""
+
+    checks: tuple[int, ...]
+    """Per vCPU, how often the registers were compared since they were armed; 0 means never armed."""
+    mismatch_counts: tuple[int, ...]
+    """Per vCPU; the list is bounded, these are not."""
+    mismatches: tuple[RegisterMismatch, ...] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """At least one vCPU was compared, and nothing differed."""
+        return any(self.checks) and not any(self.mismatch_counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestClock:
+    """Reply to CLOCK."""
+
+    tsc_hz: int
+    """Measured against the timer for some milliseconds; a busy host makes it too large, never too small."""
+    tsc: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchReport:
+    """Reply to BENCH: a plain loop over managed pages on vCPU 0."""
+
+    pages: int
+    ticks: int
