@@ -15,9 +15,8 @@ from harness.model.result import PageHeat
 from harness.report.figures import number, size
 
 CELLS_MAX = 4096
-CELL = 5
+CELL = 4
 LEVELS = 5
-GUTTER = 84
 _REGIONS_SHOWN = 12
 _TITLES = {
     "damaged": "damaged: pages that arrived wrong",
@@ -47,6 +46,8 @@ class HeatMap:
 
     columns: int
     rows: int
+    gutter: int
+    """Room for the labels, left of the grid, in pixels."""
     pages_per_cell: int
     cell_size: str
     layers: tuple[Layer, ...]
@@ -70,14 +71,16 @@ def heat_map(heat: PageHeat) -> HeatMap | None:
     rows = -(-cells // columns)
     per_cell = heat.pages_per_bucket * merged
     counts = {name: _merge(heat.layers[name], merged, cells) for name in _ordered(heat)}
+    labels = tuple((row, f"{row * columns * per_cell * PAGE_SIZE:#x}") for row in _label_rows(rows))
     regions = _regions(counts.get("damaged", []), per_cell)
     return HeatMap(
         columns=columns,
         rows=rows,
+        gutter=12 + 13 * max(len(label) for _, label in labels) // 2,
         pages_per_cell=per_cell,
         cell_size=size(per_cell * PAGE_SIZE),
         layers=tuple(_layer(name, values, columns) for name, values in counts.items()),
-        labels=tuple((row, f"{row * columns * per_cell * PAGE_SIZE:#x}") for row in _label_rows(rows)),
+        labels=labels,
         regions=regions[:_REGIONS_SHOWN],
         regions_left_out=max(0, len(regions) - _REGIONS_SHOWN),
         counts=counts,

@@ -27,7 +27,7 @@ from harness.model.verdict import Verdict
 from harness.report.document import json_document
 from harness.report.events import plain
 from harness.report.figures import number, one_line, size, unit_of
-from harness.report.heatmap import CELL, GUTTER, heat_map
+from harness.report.heatmap import CELL, heat_map
 from harness.report.load import load_run
 from harness.report.logs import artefacts, logs
 from harness.report.losses import tell
@@ -77,7 +77,6 @@ def render_case(result: CaseResult, folder: Path) -> str:
             hops=_hops(result.timelines),
             heat=heat_map(result.heat) if result.heat else None,
             cell=CELL,
-            gutter=GUTTER,
             headlines=[name for name in _HEADLINES if name in result.timings],
             findings=result.findings[:_FINDINGS_SHOWN],
             findings_left_out=max(0, len(result.findings) - _FINDINGS_SHOWN),
@@ -144,7 +143,7 @@ def _command(result: CaseResult) -> str:
 
 def _hops(timelines: Sequence[Timeline]) -> list[Hop]:
     """The first and the last hops are drawn; one more finely when it is the only one."""
-    columns = 400 if len(timelines) == 1 else 160
+    columns = 400 if len(timelines) == 1 else 100
     ends = _HOPS_DRAWN // 2
     hops = []
     for index, timeline in enumerate(timelines):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from harness.model.timeline import Mark, Sample, Timeline
 from harness.report.figures import number
 
-WIDTH = 960
+WIDTH = 1080
 LEFT = 78
-RIGHT = WIDTH - 14
+RIGHT = WIDTH - 26
 _PANEL_HEIGHT = 76
 _PANEL_GAP = 26
 _BAND_HEIGHT = 17
@@ -141,7 +142,7 @@ def plot(timeline: Timeline, *, columns: int = 400) -> Plot | None:
         downtime=(at(stopped[0]), at(stopped[1])) if stopped else None,
         first_s=first_s,
         last_s=last_s,
-        hover=_hover(timeline.samples, at, columns),
+        hover=_hover(timeline.samples, columns),
     )
 
 
@@ -219,36 +220,37 @@ def _panel(
 
 
 def thin(points: Sequence[tuple[float, float]], columns: int) -> list[tuple[float, float]]:
-    """At most four points per column (first, lowest, highest, last): the line looks as if all were drawn."""
+    """At most four points per column (first, lowest, highest, last): the line looks as if all were drawn.
+
+    A column is a run of as many points as the others: polling is steady, so that is a stretch of time.
+    """
     if len(points) <= 4 * columns:
         return list(points)
-    first, last = points[0][0], points[-1][0]
-    width = (last - first) / columns or 1.0
-    groups: dict[int, list[tuple[float, float]]] = {}
-    for point in points:
-        groups.setdefault(min(columns - 1, int((point[0] - first) / width)), []).append(point)
+    step = -(-len(points) // columns)
     kept: list[tuple[float, float]] = []
-    for group in groups.values():
-        chosen = {group[0], min(group, key=lambda p: p[1]), max(group, key=lambda p: p[1]), group[-1]}
-        kept += sorted(chosen)
+    for start in range(0, len(points), step):
+        group = points[start : start + step]
+        kept += sorted({group[0], min(group, key=_VALUE), max(group, key=_VALUE), group[-1]})
     return kept
 
 
-def _hover(
-    samples: Sequence[Sample], at: Callable[[float], float], columns: int
-) -> tuple[tuple[float, str, int, int, int, float, int], ...]:
-    by_column = {int((at(s.t_s) - LEFT) / (RIGHT - LEFT) * columns): s for s in samples if math.isfinite(s.t_s)}
+_VALUE = itemgetter(1)
+
+
+def _hover(samples: Sequence[Sample], columns: int) -> tuple[tuple[float, str, int, int, int, float, int], ...]:
+    step = max(1, -(-len(samples) // columns))
     return tuple(
         (
-            round(s.t_s, 4),
-            s.status,
-            s.remaining_bytes,
-            s.transferred_bytes,
-            s.dirty_pages_per_s,
-            round(s.throughput_mbps, 1),
-            s.dirty_sync_count,
+            round(sample.t_s, 4),
+            sample.status,
+            sample.remaining_bytes,
+            sample.transferred_bytes,
+            sample.dirty_pages_per_s,
+            round(sample.throughput_mbps, 1),
+            sample.dirty_sync_count,
         )
-        for _, s in sorted(by_column.items())
+        for sample in dict.fromkeys((*samples[::step], *samples[-1:]))
+        if math.isfinite(sample.t_s) and math.isfinite(sample.throughput_mbps)
     )
 
 
