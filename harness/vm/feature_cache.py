@@ -16,6 +16,8 @@ from harness.model.errors import SetupError
 _FORMAT = 2
 """Count up when the answers get other members."""
 
+_ELF = b"\x7fELF"
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -37,10 +39,15 @@ def key_of(path: Path) -> Key:
     hint = "give a QEMU system emulator with --qemu PATH"
     try:
         status = path.stat()
+        if not path.is_file() or not os.access(path, os.X_OK):
+            raise SetupError(f"{path} is not executable", hint=hint)
+        with path.open("rb") as file:
+            magic = file.read(4)
     except OSError as problem:
         raise SetupError(f"no QEMU at {path}: {problem.strerror}", hint=hint) from None
-    if not path.is_file() or not os.access(path, os.X_OK):
-        raise SetupError(f"{path} is not executable", hint=hint)
+    # execvp would hand anything else to a shell.
+    if magic != _ELF and not magic.startswith(b"#!"):
+        raise SetupError(f"{path} is neither a program nor a start script", hint=hint)
     return Key(str(path.resolve()), status.st_mtime_ns, status.st_size)
 
 

@@ -95,7 +95,11 @@ class Process:
                 signal.pidfd_send_signal(self._pidfd, number)
 
     def kill(self) -> None:
-        """SIGKILL; nothing happens when it is gone."""
+        """SIGKILL to it and to what it started in its session; nothing happens when it is gone."""
+        if self._pidfd >= 0:
+            # Not reaped yet, so the number still names our process group and nobody else's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)
 
     async def wait(self, deadline: Deadline) -> Exit:

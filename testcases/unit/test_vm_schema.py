@@ -85,7 +85,10 @@ def test_another_binary_at_the_same_path_has_another_key(tmp_path: Path) -> None
 def test_what_cannot_be_executed_is_a_setup_error(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text(json.dumps({}))
-    for path in (plain, tmp_path, tmp_path / "missing"):
+    script = tmp_path / "script"
+    script.write_text("no shebang\n")
+    script.chmod(0o755)
+    for path in (plain, script, tmp_path, tmp_path / "missing"):
         with pytest.raises(SetupError) as caught:
             feature_cache.key_of(path)
         assert caught.value.hint
