@@ -206,6 +206,7 @@ class Heartbeat:
     """Seed of the last FILL; only when read from the page."""
     ledger_gpa: int = 0
     managed_pages: int = 0
+    boot_count: int = 0
 
     @property
     def pages_written(self) -> int:
@@ -255,3 +256,17 @@ class BenchReport:
 
     pages: int
     ticks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatternCheck:
+    """What the host itself finds when it compares a guest's memory with the pattern and the guest's ledger."""
+
+    pages_checked: int
+    pages_bad: int
+    by_kind: Mapping[Damage, int] = field(default_factory=dict)
+    damages: tuple[PageDamage, ...] = ()
+    """The first ones in ascending gpa, bounded by the request."""
+    pages_in_flight: int = 0
+    """Pages whose write a stopped vCPU has begun and not finished; both generations are right there."""
+    ledger_sum: int = 0

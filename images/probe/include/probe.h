@@ -118,7 +118,7 @@ struct heartbeat_cpu {
 struct heartbeat_page {
 	uint64_t magic, boot_id;
 	uint32_t layout, cpus;
-	uint64_t seed, ledger_gpa, managed_pages, reserved[2];
+	uint64_t seed, ledger_gpa, managed_pages, boot_count, reserved;
 	struct heartbeat_cpu cpu[ARCH_MAX_CPUS];
 };
 extern struct heartbeat_page *heartbeat;

@@ -25,6 +25,7 @@ void heartbeat_init(void)
 	heartbeat = memory_take(sizeof *heartbeat);
 	heartbeat->magic = HEARTBEAT_MAGIC;
 	heartbeat->boot_id = boot_id;
+	heartbeat->boot_count = boot_count;
 	heartbeat->layout = 1;
 }
 
