@@ -88,8 +88,10 @@ class _Walker:
     def _struct(self, entry: dict[str, Any], prefix: str, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise self._cursor.error("description nests too deep")
+        previous: dict[str, Any] = {}
         for member in _objects(entry, "fields", self._cursor):
-            self._member(member, prefix, depth)
+            previous = _with_index(member, previous)
+            self._member(previous, prefix, depth)
         for subsection in _objects(entry, "subsections", self._cursor):
             self._subsection(subsection, prefix, depth)
 
@@ -147,6 +149,14 @@ class _Walker:
         kind = str(member.get("type", ""))
         value = int.from_bytes(raw, "big", signed=kind in SIGNED_TYPES) if kind in INTEGER_TYPES else None
         return DeviceField(path=path, type=kind, raw=raw, value=value, offset=offset)
+
+
+def _with_index(member: dict[str, Any], previous: dict[str, Any]) -> dict[str, Any]:
+    """*member*; with an index where QEMU 10.0 leaves it out, at the last item of an array that it does not compress."""
+    before = previous.get("index")
+    if "index" in member or "array_len" in member or member.get("name") != previous.get("name"):
+        return member
+    return {**member, "index": before + 1} if isinstance(before, int) else member
 
 
 def _description(tail: Tail) -> dict[str, Any]:

@@ -82,6 +82,16 @@ class StreamParser:
         """True inside a part of the RAM section: page records may come, and may be inserted."""
         return self._step == self._ram_record
 
+    @property
+    def is_in_tail(self) -> bool:
+        """True from the first device section on."""
+        return self._step == self._tail_piece
+
+    @property
+    def tail_offset(self) -> int:
+        """Stream offset of the first device section, when :attr:`is_in_tail`."""
+        return self._tail_offset
+
     def feed(self, chunk: bytes | bytearray | memoryview) -> list[Element]:
         """The elements that *chunk* completes. Batches and pieces are views into *chunk*."""
         view = memoryview(chunk).toreadonly()

@@ -1,0 +1,153 @@
+"""Tells what is in a captured stream: what ``cvmig stream inspect FILE`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.migration.stream.devices import decode_tail
+from harness.migration.stream.elements import Command, Configuration, Element, Opaque, RamBlockList, Tail
+from harness.migration.stream.format import CommandCode
+from harness.migration.stream.ledger import PageLedger
+from harness.migration.stream.parser import StreamParser
+from harness.model.device_state import DeviceState
+from harness.model.errors import SetupError, StreamError
+from harness.model.wire import SectionSummary, StreamSummary
+
+CHUNK_BYTES = 1 << 20
+
+
+def summarise(source: Path | bytes) -> StreamSummary:
+    """Read a captured stream. Damage is in the summary, with all that could be read before it.
+
+    Raises SetupError when the file cannot be read.
+    """
+    survey = _Survey()
+    try:
+        for chunk in _chunks(source):
+            survey.feed(chunk)
+        survey.close()
+    except StreamError as error:
+        survey.damage = error
+    except OSError as error:
+        raise SetupError(
+            f"cannot read {source}: {error.strerror}", hint="give a file that the relay recorded"
+        ) from error
+    return survey.summary()
+
+
+def lines(summary: StreamSummary) -> list[str]:
+    """The summary for people, one fact per line."""
+    text = [f"machine       {summary.machine or 'not sent'}", f"size          {summary.size_bytes} bytes"]
+    if summary.capabilities:
+        text.append(f"capabilities  {', '.join(summary.capabilities)}")
+    text += [f"command       {command}" for command in summary.commands]
+    text += _ram_lines(summary)
+    text += _device_lines(summary)
+    text += [f"warning       {warning}" for warning in summary.warnings]
+    text.append(f"damage        {summary.damage}" if summary.damage else "complete      every byte is accounted for")
+    return text
+
+
+def _ram_lines(summary: StreamSummary) -> Iterator[str]:
+    per_pass = ", ".join(map(str, summary.records_per_pass))
+    yield f"passes        {summary.passes} ({per_pass} page records)" if summary.passes else "passes        none"
+    for block in summary.blocks:
+        deltas = f", {block.delta_records} deltas" if block.delta_records else ""
+        yield (
+            f"block         {block.name}: {block.pages} pages, {block.pages_sent} sent, {block.pages_resent} resent"
+            f" ({block.data_records} data, {block.zero_records} zero{deltas})"
+        )
+
+
+def _device_lines(summary: StreamSummary) -> Iterator[str]:
+    for device in summary.devices:
+        subsections = f", with {', '.join(device.subsections)}" if device.subsections else ""
+        yield f"device        {device.label}: version {device.version}, {device.fields} fields{subsections}"
+
+
+def _chunks(source: Path | bytes) -> Iterator[bytes | memoryview]:
+    if isinstance(source, bytes):
+        view = memoryview(source)
+        yield from (view[start : start + CHUNK_BYTES] for start in range(0, len(view), CHUNK_BYTES))
+        return
+    with source.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+class _Survey:
+    """Collects what elements tell."""
+
+    def __init__(self) -> None:
+        self.damage: StreamError | None = None
+        self._parser = StreamParser()
+        self._ledger = PageLedger()
+        self._size_bytes = 0
+        self._configuration = Configuration(machine="")
+        self._commands: list[str] = []
+        self._warnings: dict[str, None] = {}
+        self._devices = DeviceState(machine="")
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        self._size_bytes += len(chunk)
+        try:
+            self._parser.feed(chunk)
+        finally:
+            self._add(self._parser.salvaged)
+
+    def close(self) -> None:
+        self._add(self._parser.close())
+
+    def summary(self) -> StreamSummary:
+        return StreamSummary(
+            size_bytes=self._size_bytes,
+            machine=self._configuration.machine,
+            capabilities=self._configuration.capabilities,
+            blocks=self._ledger.accounts(),
+            passes=len(self._ledger.records_per_pass),
+            records_per_pass=tuple(self._ledger.records_per_pass),
+            commands=tuple(self._commands),
+            devices=tuple(
+                SectionSummary(
+                    label=device.label,
+                    version=device.version,
+                    fields=len(device.fields),
+                    subsections=device.subsections,
+                )
+                for device in self._devices.devices
+            ),
+            warnings=tuple(self._warnings),
+            damage="" if self.damage is None else str(self.damage),
+            damage_offset=None if self.damage is None else self.damage.offset,
+        )
+
+    def _add(self, elements: list[Element]) -> None:
+        for element in elements:
+            self._ledger.add(element)
+            self._tell(element)
+
+    def _tell(self, element: Element) -> None:
+        match element:
+            case Configuration():
+                self._configuration = element
+            case Command():
+                self._commands.append(_command(element))
+            case RamBlockList() if any(block.gpa is not None for block in element.blocks):
+                self._warn("shared RAM blocks are left out (x-ignore-shared)")
+            case Opaque():
+                self._warn(f"not decoded from there on: {element.reason}")
+            case Tail():
+                self._devices = decode_tail(element)
+                self._warn(element.note)
+
+    def _warn(self, text: str) -> None:
+        if text:
+            self._warnings[text] = None
+
+
+def _command(command: Command) -> str:
+    name = CommandCode(command.code).name
+    if command.code == CommandCode.PING:
+        return f"{name} {int.from_bytes(command.payload, 'big'):#x}"
+    return f"{name} of {len(command.packaged)} bytes" if command.packaged else name
