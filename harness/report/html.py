@@ -32,7 +32,7 @@ from harness.report.load import load_run
 from harness.report.logs import artefacts, logs
 from harness.report.losses import tell
 from harness.report.plot import LEFT, RIGHT, WIDTH, Plot, downtime_s, plot
-from harness.report.prose import byte_pairs, pieces
+from harness.report.prose import byte_rows, pieces
 from harness.report.repro import repro_line, run_words
 from harness.report.store import INDEX_HTML, INDEX_JSON, REPORT, CaseFolder, Run
 
@@ -117,8 +117,8 @@ def write_index(run: Run, results: Sequence[CaseResult]) -> CaseFolder:
     return folder
 
 
-def redraw(folder: Path) -> Path:
-    """Draw the pages of a case's or a run's folder again from what is stored there, and say which to open.
+def write_pages(folder: Path) -> Path:
+    """Write the pages of a case's or a run's folder again from what is stored there, and say which to open.
 
     UsageError when there is nothing to draw, SetupError when the folder cannot be written.
     """
@@ -195,7 +195,7 @@ def _environment() -> Environment:
         "size": size,
         "unit": unit_of,
         "pieces": pieces,
-        "byte_pairs": byte_pairs,
+        "byte_rows": byte_rows,
         "compact": _compact,
     }
     return environment

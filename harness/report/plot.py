@@ -23,6 +23,9 @@ _BAND_HEIGHT = 17
 _LANE_HEIGHT = 13
 _LANES_MAX = 6
 _CHAR_WIDTH = 6.4
+# What is beyond these is no observation (nor is NaN, which compares false), and would push everything else to an edge.
+_LONGEST_S = 1e7
+_LARGEST = 1e15
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -149,7 +152,7 @@ def plot(timeline: Timeline, *, columns: int = 400) -> Plot | None:
 def _moments(timeline: Timeline) -> list[float]:
     moments = [sample.t_s for sample in timeline.samples] + [mark.t_s for mark in timeline.marks]
     moments += [moment for phase in timeline.phases for moment in (phase.start_s, phase.end_s)]
-    return [moment for moment in moments if math.isfinite(moment)]
+    return [moment for moment in moments if abs(moment) < _LONGEST_S]
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
@@ -201,7 +204,7 @@ def _panel(
     top: float,
     columns: int,
 ) -> Panel:
-    points = [(t_s, value) for t_s, value in points if math.isfinite(t_s) and math.isfinite(value)]
+    points = [(t_s, value) for t_s, value in points if abs(t_s) < _LONGEST_S and abs(value) < _LARGEST]
     ceiling = nice_ceiling(max((value for _, value in points), default=0.0))
     bottom = top + _PANEL_HEIGHT
     height = _scale(0.0, ceiling, bottom, top)
@@ -250,7 +253,7 @@ def _hover(samples: Sequence[Sample], columns: int) -> tuple[tuple[float, str, i
             sample.dirty_sync_count,
         )
         for sample in dict.fromkeys((*samples[::step], *samples[-1:]))
-        if math.isfinite(sample.t_s) and math.isfinite(sample.throughput_mbps)
+        if abs(sample.t_s) < _LONGEST_S and abs(sample.throughput_mbps) < _LARGEST
     )
 
 

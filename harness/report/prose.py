@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from itertools import zip_longest
 
-_BYTES = r"(?:[0-9a-f]{2}[ :]){3,}[0-9a-f]{2}|[0-9a-f]{16,}"
-_PAIR = re.compile(rf"expected:?\s+({_BYTES})\s*[,;:]?\s*(?:but\s+)?found:?\s+({_BYTES})", re.IGNORECASE)
+_BYTES = r"(?:[0-9a-f]{2}[ :]){3,}[0-9a-f]{2}|[0-9a-f]{8,}(?: [0-9a-f]{8,})+|[0-9a-f]{16,}"
+_PAIR = re.compile(rf"expected:?\s+({_BYTES})\s*[,;:]?\s*found:?\s+({_BYTES})", re.IGNORECASE)
+_ROW_BYTES = 16
 _CODE = re.compile(rf"\b(?:0x[0-9a-f]+(?:-0x[0-9a-f]+)?|{_BYTES})", re.IGNORECASE)
 
 
@@ -42,15 +43,16 @@ def pieces(text: str) -> tuple[Piece, ...]:
     return tuple(piece for piece in found if piece.text)
 
 
-def byte_pairs(text: str) -> tuple[str, tuple[BytePair, ...]]:
-    """*text* without its ``expected HEX, found HEX``, and those bytes side by side; all of it when it has none."""
+def byte_rows(text: str) -> tuple[str, tuple[tuple[BytePair, ...], ...]]:
+    """*text* without its ``expected HEX, found HEX``, and those bytes in rows of 16; all of it when it has none."""
     match = _PAIR.search(text)
     if match is None:
         return text, ()
     expected, found = (_split(group) for group in match.groups())
-    pairs = tuple(BytePair(expected=e, found=f) for e, f in zip_longest(expected, found, fillvalue=""))
+    pairs = [BytePair(expected=e, found=f) for e, f in zip_longest(expected, found, fillvalue="")]
+    rows = tuple(tuple(pairs[start : start + _ROW_BYTES]) for start in range(0, len(pairs), _ROW_BYTES))
     rest = f"{text[: match.start()].rstrip(' ;,:')} {text[match.end() :].lstrip(' ;,')}"
-    return rest.strip(), pairs
+    return rest.strip(), rows
 
 
 def _split(text: str) -> list[str]:

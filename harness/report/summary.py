@@ -25,9 +25,9 @@ _FINDINGS_SHOWN = 12
 _REASON_CHARS = 160
 
 
-def paint(verdict: Verdict, colour: bool) -> str:
-    """The verdict in capitals, padded to one width, in its colour where colours are wanted."""
-    text = verdict.upper().ljust(_WIDEST)
+def paint(verdict: Verdict, colour: bool, *, width: int = _WIDEST) -> str:
+    """The verdict in capitals, padded to *width*, in its colour where colours are wanted."""
+    text = verdict.upper().ljust(width)
     return f"\x1b[{_COLOUR[verdict]}m{text}\x1b[0m" if colour else text
 
 
@@ -96,7 +96,7 @@ def _short(reason: str) -> str:
 
 
 def _failure(result: CaseResult, colour: bool) -> Iterator[str]:
-    yield f"{paint(result.verdict, colour).rstrip()} {one_line(result.case)}: {one_line(result.reason)}"
+    yield f"{paint(result.verdict, colour, width=0)} {one_line(result.case)}: {one_line(result.reason)}"
     for finding in result.findings[:_FINDINGS_SHOWN]:
         yield from _finding(finding)
     if (more := len(result.findings) - _FINDINGS_SHOWN) > 0:

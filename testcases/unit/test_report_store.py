@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import resource
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,6 +196,18 @@ def test_writing_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert folder.losses.lines == ("a.txt: No space left on device",)
+
+
+def test_a_file_that_grows_too_large_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = CaseFolder(path=tmp_path)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        assert not folder.write("a.txt", "x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert list(tmp_path.iterdir()) == []
+    assert folder.losses.lines == ("a.txt: File too large",)
 
 
 def test_a_gone_folder_is_a_loss(tmp_path: Path) -> None:
