@@ -56,6 +56,7 @@ class StreamParser:
         self._ram: RamScanner | None = None
         self._ram_id: int | None = None
         self._open_section: int | None = None
+        self._has_footers = False
         self._step: Step = self._element if nested else self._header
         self._held = bytearray()
         self._base = 0
@@ -222,6 +223,7 @@ class StreamParser:
         if section_id != self._open_section:
             raise cursor.error(f"footer of section {section_id}, expected {self._open_section}")
         self._open_section = None
+        self._has_footers = True
         return SectionFooter(section_id=section_id)
 
     def _section(self, cursor: Cursor, kind: SectionType, pos: int, elements: list[Element]) -> int:
@@ -288,7 +290,8 @@ class StreamParser:
 
     def _tail_without_description(self) -> Tail:
         note = "opaque: the stream carries no description of its devices (suppress-vmdesc, or postcopy)"
-        if not self._tail.endswith(bytes([SectionType.EOF])):
+        # Where footers are sent, the last thing before EOF is one.
+        if self._tail[-1] != SectionType.EOF or (self._has_footers and self._tail[-6:-5] != b"\x7e"):
             raise StreamError("stream ends inside the device sections", offset=self._base)
         return Tail(data=bytes(self._tail), offset=self._tail_offset, description_at=None, note=note)
 

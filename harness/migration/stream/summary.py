@@ -30,9 +30,8 @@ def summarise(source: Path | bytes) -> StreamSummary:
     except StreamError as error:
         survey.damage = error
     except OSError as error:
-        raise SetupError(
-            f"cannot read {source}: {error.strerror}", hint="give a file that the relay recorded"
-        ) from error
+        hint = "give a file that the relay recorded"
+        raise SetupError(f"cannot read the stream: {error.strerror}: {error.filename}", hint=hint) from error
     return survey.summary()
 
 
@@ -45,8 +44,16 @@ def lines(summary: StreamSummary) -> list[str]:
     text += _ram_lines(summary)
     text += _device_lines(summary)
     text += [f"warning       {warning}" for warning in summary.warnings]
-    text.append(f"damage        {summary.damage}" if summary.damage else "complete      every byte is accounted for")
+    text.append(_verdict_line(summary))
     return text
+
+
+def _verdict_line(summary: StreamSummary) -> str:
+    if summary.damage:
+        return f"damage        {summary.damage}"
+    if summary.devices:
+        return "complete      every byte is accounted for"
+    return "complete      as far as can be told without a description of the devices"
 
 
 def _ram_lines(summary: StreamSummary) -> Iterator[str]:
