@@ -65,7 +65,7 @@ def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
         # Firmware looks at everything that is there, so what no guest of ours uses is not there.
         *("-machine", f"{spec.machine},memory-backend={RAM_ID},smm=off,sata=off,usb=off,vmport=off"),
         *("-accel", spec.accel.value),
-        *("-cpu", spec.cpu),
+        *("-cpu", spec.cpu_model),
         *("-smp", f"{spec.vcpus},sockets=1,cores={spec.vcpus},threads=1"),
         *("-m", f"size={size}"),
         *("-object", ram),
@@ -89,7 +89,8 @@ def _control(fds: FdPlan) -> tuple[str, ...]:
 def _payload(spec: MachineSpec) -> tuple[str, ...]:
     kernel = ("-kernel", str(spec.kernel)) if spec.kernel else ()
     append = ("-append", spec.append) if spec.append else ()
-    return (*kernel, *append)
+    firmware = ("-bios", spec.firmware) if spec.firmware else ()
+    return (*firmware, *kernel, *append)
 
 
 def _escaped(value: str) -> str:

@@ -52,6 +52,12 @@ class Console:
         """The newest complete line, empty when there is none."""
         return self.lines[-1] if self.lines else ""
 
+    @staticmethod
+    async def settle() -> None:
+        """Let what has arrived already become lines: one turn of the loop to poll, one to read, one to take."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     async def close(self, deadline: Deadline) -> None:
         """Take what is still on its way, then end. The process must be gone, or *deadline* is waited for."""
         if self._task is None:

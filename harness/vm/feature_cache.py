@@ -63,14 +63,10 @@ def load(key: Key) -> dict[str, Any] | None:
 def store(key: Key, answers: Mapping[str, Any]) -> None:
     """Store *answers*; a folder that cannot be written costs time, not correctness."""
     folder = _folder()
-    temporary = folder / f"{key.file_name}.{os.getpid()}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps(answers))
-            temporary.replace(folder / key.file_name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        # In place: a half-written file is no JSON and so no answer, and a kill leaves no temporary file.
+        (folder / key.file_name).write_text(json.dumps(answers))
 
 
 def forget(key: Key) -> None:

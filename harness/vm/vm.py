@@ -8,7 +8,7 @@ import shlex
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +32,9 @@ Channel = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _CHANNEL_BYTES = 64 << 20
 """The reader takes this much before it lets the guest wait for us."""
 
+_GUEST_ENDS = frozenset({"SHUTDOWN", "GUEST_PANICKED"})
+"""With ``-action reboot=shutdown`` a triple fault is a SHUTDOWN too (QEMU qapi/run-state.json)."""
+
 _END_S = 5.0
 """A killed process is gone long before; its console has reached its end."""
 
@@ -49,11 +52,14 @@ class _Files:
 
     @classmethod
     def open(cls, folder: Path, role: str) -> _Files:
-        return cls(
-            stderr=ArtefactFile(folder / f"{role}.stderr.log"),
-            console=ArtefactFile(folder / f"{role}.console.log"),
-            qmp=Transcript(folder / f"{role}.qmp.jsonl"),
-        )
+        with ExitStack() as opened:
+            files = cls(
+                stderr=opened.enter_context(ArtefactFile(folder / f"{role}.stderr.log")),
+                console=opened.enter_context(ArtefactFile(folder / f"{role}.console.log")),
+                qmp=opened.enter_context(closing(Transcript(folder / f"{role}.qmp.jsonl"))),
+            )
+            opened.pop_all()
+            return files
 
     def close(self) -> None:
         self.stderr.close()
@@ -139,21 +145,38 @@ class Vm:
         ended = self.lost.result()
         return f"{ended.words}: {ended.last_words}" if ended.last_words else ended.words
 
-    async def guarded(self, work: Awaitable[T], deadline: Deadline, *, what: str) -> T:
+    async def guarded(self, work: Awaitable[T], deadline: Deadline, *, what: str, guest_too: bool = False) -> T:
         """Await *work*, but not beyond the process's end or the deadline. *what* names it: "the probe to boot".
 
-        Raises LostError that quotes QEMU's stderr, DeadlineError that names *what*, or what *work* raises.
+        With *guest_too* the guest's own end (power-off, triple fault, panic), now or before, also ends the wait.
+
+        Raises LostError that quotes QEMU's stderr, GuestError that quotes the console, DeadlineError that names *what*,
+        or what *work* raises.
         """
         task = asyncio.ensure_future(work)
+        guest = asyncio.ensure_future(self._guest_end(deadline) if guest_too else _never())
         try:
-            await asyncio.wait((task, self.lost), timeout=deadline.left_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, self.lost, guest), timeout=deadline.left_s, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return await self._outcome(task, what)
             if self.lost.done():
                 raise self._loss(what)
+            if guest.done() and not guest.exception():
+                await self.console.settle()
+                raise GuestError(
+                    f"{self.role}: the guest is gone ({guest.result()}) while waiting for {what}; "
+                    f"its last line: {self.console.last_line!r}"
+                )
             raise DeadlineError(f"{self.role}: waited for {what} until the deadline; QEMU {self.describe_exit()}")
         finally:
             await _cancelled(task)
+            await _cancelled(guest)
+
+    async def _guest_end(self, deadline: Deadline) -> str:
+        event = await self.qmp.wait_event(
+            _GUEST_ENDS, where=lambda data: data.get("guest", True) is not False, deadline=deadline
+        )
+        return f"{event.name} {event.data.get('reason', event.data.get('action', ''))}".strip()
 
     async def _outcome(self, task: asyncio.Future[T], what: str) -> T:
         try:
@@ -241,8 +264,8 @@ async def start_vm(
     """
     name = keeper.vm_name(token, role)
     argv = command_line(spec, features, name=name, incoming=incoming)
-    files = _Files.open(artefacts, role)
     _write_command(artefacts / f"{role}.command.txt", argv)
+    files = _Files.open(artefacts, role)
     vm, sockets = _launch(spec, features, name=name, role=role, argv=argv, files=files)
     try:
         await vm._connect(sockets, deadline)  # noqa: SLF001 - the other half of this constructor
@@ -254,23 +277,17 @@ async def start_vm(
 def _launch(
     spec: MachineSpec, features: Features, *, name: str, role: str, argv: tuple[str, ...], files: _Files
 ) -> tuple[Vm, _Sockets]:
-    ram = SharedRam.create(spec.memory_bytes)
-    pairs = [socket.socketpair() for _ in range(3)]
-    theirs = [theirs.fileno() for _, theirs in pairs]
-    inherit = dict(zip((FDS.ram, FDS.qmp, FDS.console, FDS.channel), (ram.fd, *theirs), strict=True))
-    try:
+    with ExitStack() as undo, ExitStack() as handed_over:
+        undo.callback(files.close)
+        ram = undo.enter_context(closing(SharedRam.create(spec.memory_bytes)))
+        pairs = [socket.socketpair() for _ in range(3)]
+        ours = [undo.enter_context(end) for end, _ in pairs]
+        theirs = [handed_over.enter_context(end).fileno() for _, end in pairs]
+        inherit = dict(zip((FDS.ram, FDS.qmp, FDS.console, FDS.channel), (ram.fd, *theirs), strict=True))
         process = Process(argv, inherit=inherit, log=files.stderr)
-    except SetupError:
-        for ours, _ in pairs:
-            ours.close()
-        ram.close()
-        files.close()
-        raise
-    finally:
-        for _, end in pairs:
-            end.close()
+        undo.pop_all()
     vm = Vm(name=name, role=role, spec=spec, features=features, argv=argv, ram=ram, process=process, files=files)
-    return vm, _Sockets(*(ours for ours, _ in pairs))
+    return vm, _Sockets(*ours)
 
 
 def _write_command(path: Path, argv: tuple[str, ...]) -> None:
@@ -287,3 +304,8 @@ async def _cancelled(task: asyncio.Future[T]) -> None:
     await asyncio.wait({task}, timeout=_CAUSE_S)
     if task.done() and not task.cancelled():
         task.exception()
+
+
+async def _never() -> str:
+    await asyncio.Event().wait()
+    return ""

@@ -27,11 +27,11 @@ SPECS = {
         MachineSpec(
             machine="pc-q35-10.0",
             accel=Accel.KVM,
-            cpu="host",
             vcpus=4,
             memory_mib=6144,
             kernel="some folder/probe.elf",
             append="boot=1 seed=2",
+            firmware="qboot.rom",
             uuid="3f2a52a1-4d0e-4c1f-9a55-0c4b8f7b6d11",
             reboots=True,
             devices=("pvpanic,id=panic",),

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError, LostError, SetupError
+from harness.model.errors import DeadlineError, GuestError, LostError, SetupError
 from harness.model.machine import MachineSpec
 from harness.vm import feature_cache, features
 from testcases.vm.conftest import QEMUS, Lab, named_processes
+from testcases.vm.payload import payload
 
 pytestmark = pytest.mark.vm
 
@@ -156,6 +157,39 @@ def test_a_stopped_process_ends_at_the_deadline_and_is_cleared_away(lab: Lab, qe
             with pytest.raises(DeadlineError, match="did not end"):
                 await vm.wait_exit(Deadline.after(0.05))
         assert vm.describe_exit() == "was killed by SIGKILL"
+
+    lab.play(story())
+
+
+@pytest.mark.parametrize("firmware", ["", "qboot.rom"])
+def test_a_payload_boots_and_its_console_is_heard(lab: Lab, qemu: Path, firmware: str) -> None:
+    kernel = lab.folder / "payload.elf"
+    kernel.write_bytes(payload(b"hello", dies=False))
+
+    async def story() -> None:
+        async with lab.vm(qemu, MachineSpec(memory_mib=32, kernel=str(kernel), firmware=firmware)) as vm:
+            await vm.qmp.execute("cont", deadline=lab.deadline)
+            line = vm.console.wait_line(lambda line: line.endswith("hello"), deadline=lab.deadline)
+            await vm.guarded(line, lab.deadline, what="the payload", guest_too=True)
+            assert vm.last_words == ""
+
+    lab.play(story())
+    assert (lab.folder / "src.console.log").read_bytes().endswith(b"hello\n")
+
+
+def test_a_guest_that_dies_ends_the_wait_and_stays_for_the_post_mortem(lab: Lab, qemu: Path) -> None:
+    kernel = lab.folder / "payload.elf"
+    kernel.write_bytes(payload(b"last gasp", dies=True))
+
+    async def story() -> None:
+        async with lab.vm(qemu, MachineSpec(memory_mib=32, kernel=str(kernel))) as vm:
+            await vm.qmp.execute("cont", deadline=lab.deadline)
+            with pytest.raises(GuestError, match=r"SHUTDOWN guest-reset.*a reply.*last gasp"):
+                await vm.guarded(vm.channel[0].read(1), lab.deadline, what="a reply", guest_too=True)
+            with pytest.raises(GuestError):
+                await vm.guarded(vm.channel[0].read(1), lab.deadline, what="another", guest_too=True)
+            status = await vm.qmp.execute("query-status", deadline=lab.deadline)
+            assert status["running"] is False
 
     lab.play(story())
 
