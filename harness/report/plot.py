@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 from harness.model.timeline import Mark, Sample, Timeline
+from harness.report.axes import binary_unit, nice_ceiling, scale, thin
 from harness.report.figures import number
 
 WIDTH = 1080
@@ -26,7 +26,6 @@ _CHAR_WIDTH = 6.4
 # What is beyond these is no observation (nor is NaN, which compares false), and would push everything else to an edge.
 _LONGEST_S = 1e7
 _LARGEST = 1e15
-_BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +124,7 @@ def plot(timeline: Timeline, *, columns: int = 400) -> Plot | None:
     first_s, last_s = min(0.0, *moments), max(moments)
     if last_s - first_s < 1e-6:
         last_s = first_s + 1e-3
-    at = _scale(first_s, last_s, LEFT, RIGHT)
+    at = scale(first_s, last_s, LEFT, RIGHT)
     flags, lane_count = _flags(timeline.marks, at)
     top = 8.0 + lane_count * _LANE_HEIGHT
     lanes = _lanes(timeline, at, top)
@@ -155,27 +154,6 @@ def _moments(timeline: Timeline) -> list[float]:
     return [moment for moment in moments if abs(moment) < _LONGEST_S]
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    def at(value: float) -> float:
-        share = (value - low) / (high - low) if math.isfinite(value) else 0.0
-        return round(start + min(1.0, max(0.0, share)) * (end - start), 1)
-
-    return at
-
-
-def nice_ceiling(value: float) -> float:
-    """The smallest of 1, 2, 2.5, 4, 5, 8, 10 times a power of ten that is not below *value*."""
-    if value <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 4, 5, 8, 10, 20) if step * power >= value * (1 - 1e-9))
-
-
-def _binary_unit(peak: float) -> tuple[float, str]:
-    step = min(len(_BINARY) - 1, int(math.log(peak, 1024) + 1e-9)) if peak >= 1 else 0
-    return 1024.0**step, _BINARY[step]
-
-
 _Series = Callable[[Sample], float]
 
 
@@ -183,7 +161,7 @@ def _panels(samples: Sequence[Sample], at: Callable[[float], float], top: float,
     if not samples:
         return ()
     peak = max(sample.remaining_bytes for sample in samples)
-    unit, unit_name = _binary_unit(peak)
+    unit, unit_name = binary_unit(peak)
     series: tuple[tuple[str, str, _Series], ...] = (
         ("remaining", f"remaining, {unit_name}", lambda sample: sample.remaining_bytes / unit),
         ("dirty", "dirty rate, pages/s", lambda sample: float(sample.dirty_pages_per_s)),
@@ -207,7 +185,7 @@ def _panel(
     points = [(t_s, value) for t_s, value in points if abs(t_s) < _LONGEST_S and abs(value) < _LARGEST]
     ceiling = nice_ceiling(max((value for _, value in points), default=0.0))
     bottom = top + _PANEL_HEIGHT
-    height = _scale(0.0, ceiling, bottom, top)
+    height = scale(0.0, ceiling, bottom, top)
     drawn = [(at(t_s), height(value)) for t_s, value in thin(points, columns)]
     line = " ".join(f"{x:g},{y:g}" for x, y in drawn)
     return Panel(
@@ -220,24 +198,6 @@ def _panel(
         dots=tuple(drawn) if len(drawn) <= 60 else (),
         ticks=tuple(Tick(at=height(value), label=number(value)) for value in (0.0, ceiling / 2, ceiling)),
     )
-
-
-def thin(points: Sequence[tuple[float, float]], columns: int) -> list[tuple[float, float]]:
-    """At most four points per column (first, lowest, highest, last): the line looks as if all were drawn.
-
-    A column is a run of as many points as the others: polling is steady, so that is a stretch of time.
-    """
-    if len(points) <= 4 * columns:
-        return list(points)
-    step = -(-len(points) // columns)
-    kept: list[tuple[float, float]] = []
-    for start in range(0, len(points), step):
-        group = points[start : start + step]
-        kept += sorted({group[0], min(group, key=_VALUE), max(group, key=_VALUE), group[-1]})
-    return kept
-
-
-_VALUE = itemgetter(1)
 
 
 def _hover(samples: Sequence[Sample], columns: int) -> tuple[tuple[float, str, int, int, int, float, int], ...]:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from harness.model.result import PageHeat
 from harness.model.timeline import Mark, Phase, Sample, Timeline
+from harness.report.axes import nice_ceiling, thin
 from harness.report.figures import number, one_line, size, unit_of
 from harness.report.heatmap import CELLS_MAX, heat_map, thresholds
 from harness.report.logs import artefacts, logs, printable
-from harness.report.plot import LEFT, RIGHT, downtime_s, nice_ceiling, plot, thin
+from harness.report.plot import LEFT, RIGHT, downtime_s, plot
 from harness.report.prose import byte_rows, pieces
 
 

@@ -261,6 +261,10 @@ def a_run(tmp_path: Path) -> Run:
     return run
 
 
+def test_warming_up_finds_every_template() -> None:
+    html.warm_up()
+
+
 def test_the_index_links_every_case(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     assert write_pages(run.path) == run.path / "index.html"
