@@ -13,7 +13,7 @@ _LOADED = {"paused", "postmigrate"}
 
 def check_ends(end: MigrationEnd) -> tuple[Finding, ...]:
     """Source completed and stopped; destination loaded and not yet running; the return path said 0."""
-    findings = [*_lost(end.source), *_lost(end.destination)]
+    findings = [*_lost(end.source), *([] if _refused(end.destination) else _lost(end.destination))]
     if findings:
         return tuple(findings)
     if end.source.status != "completed" or end.destination.status not in {"completed", "none"}:
@@ -43,7 +43,7 @@ def check_ends(end: MigrationEnd) -> tuple[Finding, ...]:
                 check=CHECK,
                 kind="destination-state",
                 where=end.destination.role,
-                detail=f"run state {end.destination.run_state!r} after loading, expected paused (it was started with -S)",
+                detail=f"run state {end.destination.run_state!r} after loading, expected paused (-S)",
             )
         )
     return tuple(findings)
@@ -60,7 +60,7 @@ def check_stayed_alive(alive: StayedAlive) -> tuple[Finding, ...]:
                 detail=f"run state {alive.run_state!r} after the attempt ended, expected running",
             ),
         )
-    after = {beat.vcpu: beat.beats for beat in alive.after}
+    after = {beat.vcpu: beat.beats for beat in alive.after.vcpus}
     return tuple(
         Finding(
             check="migration/source-alive",
@@ -68,13 +68,13 @@ def check_stayed_alive(alive: StayedAlive) -> tuple[Finding, ...]:
             where=f"src vcpu {beat.vcpu}",
             detail=f"no heartbeat after the attempt ended: still {beat.beats}",
         )
-        for beat in alive.before
+        for beat in alive.before.vcpus
         if after.get(beat.vcpu, 0) <= beat.beats
     )
 
 
 def _lost(side: SideEnd) -> list[Finding]:
-    if not side.exit or _is_orderly_refusal(side):
+    if not side.exit:
         return []
     return [
         Finding(
@@ -87,15 +87,15 @@ def _lost(side: SideEnd) -> list[Finding]:
     ]
 
 
-def _is_orderly_refusal(side: SideEnd) -> bool:
+def _refused(destination: SideEnd) -> bool:
     """QEMU's incoming side ends with exit(1) when it cannot load a stream (process_incoming_migration_co)."""
-    return side.role != "src" and side.exit == "exited with status 1"
+    return destination.exit == "exited with status 1"
 
 
 def _not_completed(end: MigrationEnd) -> Finding:
     if end.stalled_s:
         kind, why = "stalled", f"no byte was transferred in the last {end.stalled_s:.1f} s"
-    elif end.destination.exit:
+    elif _refused(end.destination):
         kind, why = "refused", "the destination refused the stream"
     else:
         kind, why = "failed", "the migration did not complete"
@@ -106,6 +106,7 @@ def _not_completed(end: MigrationEnd) -> Finding:
         check=CHECK,
         kind=kind,
         where=f"{end.source.role} -> {end.destination.role}",
-        detail=f"{why} (source {end.source.status}, destination {end.destination.status}); {words or 'QEMU gave no reason'}",
+        detail=f"{why} (source {end.source.status}, destination {end.destination.status}); "
+        f"{words or 'QEMU gave no reason'}",
         remedy=f"read {end.destination.role}'s stderr and both QMP transcripts",
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.model.evidence import Beat, ClockSpan, Pulse
+from harness.model.evidence import ClockSpan, Pulse
+from harness.model.guest import Heartbeat
 from harness.model.verdict import Finding
 
 _RATE_TOLERANCE = 0.02
@@ -68,33 +69,23 @@ def _one_runs(pulse: Pulse) -> list[Finding]:
 
 
 def _same_boot(pulse: Pulse) -> list[Finding]:
-    findings = []
-    if pulse.boot_id_after != pulse.boot_id_before:
-        findings.append(
-            Finding(
-                check="guest/same-boot",
-                kind="other-boot",
-                where="dst",
-                detail=f"boot id {pulse.boot_id_before:#018x} before, {pulse.boot_id_after:#018x} after: "
-                "the guest was restarted, not moved",
-                remedy="compare both console logs; a destination that restarts in firmware lost its memory or vCPU state",
-            )
+    before, after = pulse.source_before.boot_id, pulse.destination_after.boot_id
+    if before == after:
+        return []
+    return [
+        Finding(
+            check="guest/same-boot",
+            kind="other-boot",
+            where="dst",
+            detail=f"boot id {before:#018x} before, {after:#018x} after: the guest was restarted, not moved",
+            remedy="compare both console logs; a restart in firmware means lost memory or vCPU state",
         )
-    if pulse.boot_count_after != pulse.boot_count_before:
-        findings.append(
-            Finding(
-                check="guest/same-boot",
-                kind="rebooted",
-                where="dst",
-                detail=f"boot count {pulse.boot_count_before} before, {pulse.boot_count_after} after",
-            )
-        )
-    return findings
+    ]
 
 
-def _pairs(before: tuple[Beat, ...], after: tuple[Beat, ...]) -> list[tuple[int, int, int]]:
-    late = {beat.vcpu: beat.beats for beat in after}
-    return [(beat.vcpu, beat.beats, late.get(beat.vcpu, 0)) for beat in before]
+def _pairs(before: Heartbeat, after: Heartbeat) -> list[tuple[int, int, int]]:
+    late = {beat.vcpu: beat.beats for beat in after.vcpus}
+    return [(beat.vcpu, beat.beats, late.get(beat.vcpu, 0)) for beat in before.vcpus]
 
 
 def _clock(span: ClockSpan) -> list[Finding]:

@@ -1,9 +1,10 @@
-"""What was observed: immutable records that checks judge. Evidence of the guest is in guest.py, of the wire in wire.py."""
+"""What was observed: immutable records that checks judge. The guest's own is in guest.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.model.guest import Heartbeat
 from harness.model.memory import GpaRange, PageDamage
 
 
@@ -72,26 +73,13 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
-    """One vCPU's line of the heartbeat page."""
-
-    vcpu: int
-    beats: int
-    tsc: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
-    """Who was alive after the switch-over: beats of both sides before and after the destination was let go."""
+    """Who was alive after the switch-over: heartbeat pages of both sides before and after the destination was let go."""
 
-    boot_id_before: int
-    boot_id_after: int
-    boot_count_before: int
-    boot_count_after: int
-    source_before: tuple[Beat, ...]
-    source_after: tuple[Beat, ...]
-    destination_before: tuple[Beat, ...]
-    destination_after: tuple[Beat, ...]
+    source_before: Heartbeat
+    source_after: Heartbeat
+    destination_before: Heartbeat
+    destination_after: Heartbeat
     source_run_state: str
     destination_run_state: str
 
@@ -118,5 +106,5 @@ class StayedAlive:
     """A source that must go on unharmed after a cancelled or failed attempt."""
 
     run_state: str
-    before: tuple[Beat, ...]
-    after: tuple[Beat, ...]
+    before: Heartbeat
+    after: Heartbeat

@@ -7,7 +7,8 @@ import pytest
 from harness.checks.ends import check_ends, check_stayed_alive
 from harness.checks.precondition import check_fault_applied, check_redirtied
 from harness.checks.pulse import check_clocks, check_pulse
-from harness.model.evidence import Beat, ClockSpan, MigrationEnd, Pulse, SideEnd, StayedAlive, Traffic
+from harness.model.evidence import ClockSpan, MigrationEnd, Pulse, SideEnd, StayedAlive, Traffic
+from harness.model.guest import Heartbeat, VcpuBeat
 from harness.model.verdict import Verdict
 
 END = MigrationEnd(
@@ -16,15 +17,30 @@ END = MigrationEnd(
     return_path=True,
     shut_code=0,
 )
+
+
+def heart(*beats, boot_id=1):
+    vcpus = tuple(
+        VcpuBeat(
+            vcpu=vcpu,
+            beats=count,
+            tsc=0,
+            pages_written=0,
+            writing_gpa=0,
+            backward_tsc=0,
+            gap_tsc=0,
+            gap_at_tsc=0,
+        )
+        for vcpu, count in enumerate(beats)
+    )
+    return Heartbeat(boot_id=boot_id, vcpus=vcpus)
+
+
 PULSE = Pulse(
-    boot_id_before=1,
-    boot_id_after=1,
-    boot_count_before=1,
-    boot_count_after=1,
-    source_before=(Beat(vcpu=0, beats=10, tsc=1), Beat(vcpu=1, beats=11, tsc=1)),
-    source_after=(Beat(vcpu=0, beats=10, tsc=1), Beat(vcpu=1, beats=11, tsc=1)),
-    destination_before=(Beat(vcpu=0, beats=10, tsc=1), Beat(vcpu=1, beats=11, tsc=1)),
-    destination_after=(Beat(vcpu=0, beats=12, tsc=2), Beat(vcpu=1, beats=12, tsc=2)),
+    source_before=heart(10, 11),
+    source_after=heart(10, 11),
+    destination_before=heart(10, 11),
+    destination_after=heart(12, 12),
     source_run_state="postmigrate",
     destination_run_state="running",
 )
@@ -86,13 +102,12 @@ def test_a_failed_end_quotes_qemu():
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"source_after": (Beat(vcpu=0, beats=11, tsc=1), Beat(vcpu=1, beats=11, tsc=1))}, ["source-runs"]),
+        ({"source_after": heart(11, 11)}, ["source-runs"]),
         ({"source_run_state": "running"}, ["source-runs"]),
-        ({"destination_after": (Beat(vcpu=0, beats=12, tsc=2), Beat(vcpu=1, beats=11, tsc=2))}, ["vcpu-stopped"]),
-        ({"destination_after": (Beat(vcpu=0, beats=12, tsc=2),)}, ["vcpu-stopped"]),
+        ({"destination_after": heart(12, 11)}, ["vcpu-stopped"]),
+        ({"destination_after": heart(12)}, ["vcpu-stopped"]),
         ({"destination_run_state": "paused"}, ["destination-stopped"]),
-        ({"boot_id_after": 2}, ["other-boot"]),
-        ({"boot_count_after": 2}, ["rebooted"]),
+        ({"destination_after": heart(12, 12, boot_id=2)}, ["other-boot"]),
     ],
 )
 def test_who_is_alive(change, expected):
@@ -112,9 +127,7 @@ def test_clocks(change, expected):
 
 
 def test_a_stopped_source_after_a_cancel_is_found():
-    alive = StayedAlive(
-        run_state="running", before=(Beat(vcpu=0, beats=1, tsc=1),), after=(Beat(vcpu=0, beats=2, tsc=2),)
-    )
+    alive = StayedAlive(run_state="running", before=heart(1), after=heart(2))
     assert check_stayed_alive(alive) == ()
     assert kinds(check_stayed_alive(replace(alive, run_state="paused"))) == ["source-stopped"]
     assert kinds(check_stayed_alive(replace(alive, after=alive.before))) == ["vcpu-stopped"]

@@ -12,6 +12,7 @@ from harness.migration.stream.format import ReturnType
 from harness.migration.stream.ledger import PageLedger
 from harness.migration.stream.return_path import ReturnMessage
 from harness.model.device_state import DeviceState
+from harness.migration.stream.snapshot import SnapshotCollector
 from harness.model.wire import AppliedFault, WireAccount, WireEnd
 
 MAX_MESSAGES = 256
@@ -25,6 +26,7 @@ class Books:
 
     def __init__(self) -> None:
         self.ledger = PageLedger()
+        self.collector = SnapshotCollector()
         self.bytes_forwarded = 0
         self.bytes_returned = 0
         self.end = WireEnd.WAITING
@@ -54,6 +56,7 @@ class Books:
             self._tail = element
         self._blocks.add(element)
         self.ledger.add(element)
+        self.collector.add(element)
 
     def device_state(self) -> DeviceState:
         """The devices as the source sent them, before any fault. Raises StreamError when they do not fit together."""

@@ -17,6 +17,7 @@ from harness.migration.relay.endpoint import Endpoint
 from harness.migration.relay.pump import Pump
 from harness.migration.relay.recorder import DEFAULT_CAP_BYTES, Recorder
 from harness.migration.stream.ledger import Counts
+from harness.migration.stream.snapshot import Snapshot
 from harness.model.deadline import Deadline
 from harness.model.device_state import DeviceState
 from harness.model.errors import DeadlineError, StreamError
@@ -95,6 +96,10 @@ class Relay:
     def account(self) -> WireAccount:
         """What the wire has told so far."""
         return self._books.account(self._record)
+
+    def snapshot(self) -> Snapshot:
+        """What the source sent beside main memory, before any fault touched it. Raises StreamError."""
+        return self._books.collector.snapshot()
 
     def page_counts(self, block: str) -> Counts:
         """How often each page of *block* was sent, in page order. Raises StreamError for an unknown block."""

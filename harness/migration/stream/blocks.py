@@ -10,7 +10,7 @@ from harness.migration.stream.elements import Element, PageKind, PageRecord, Ram
 from harness.migration.stream.parser import StreamParser
 from harness.model.errors import StreamError
 
-MAX_BLOCK_BYTES = 64 << 20
+MAX_BLOCK_BYTES = 32 << 20
 """Larger blocks are guest memory; the host compares them in place, not from a stream."""
 
 

@@ -1,0 +1,103 @@
+"""The words of a user, from the command line, pytest or a plan file, turned into requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from harness.cases import library
+from harness.cases.case import find_cases
+from harness.cases.faults import plan_faults
+from harness.cases.plan_file import Entry, load_plan
+from harness.cases.request import Request, fresh_seed
+from harness.cases.settings import parse_settings
+from harness.confidential.backend import find_backend
+from harness.model.errors import UsageError
+from harness.model.machine import Accel
+from harness.model.seed import SEED_MASK, Seed
+from harness.report.store import Keep
+
+E = TypeVar("E", bound=StrEnum)
+
+library.load()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """Options as they were typed."""
+
+    sets: tuple[str, ...] = ()
+    backend: str = "none"
+    accel: str = "auto"
+    qemu: Path | None = None
+    qemu_dst: Path | None = None
+    seed: str | None = None
+    faults: tuple[str, ...] = ()
+    keep: str = "fail"
+    repeat: int = 1
+
+
+def requests_of(cases: Iterable[str], words: Words, *, file: Path | None = None) -> list[Request]:
+    """Turn *words* into requests for *cases* and for the entries of the plan *file*, which the words overrule.
+
+    Every repeat after the first has a seed of its own. Raises UsageError for anything that cannot be.
+    """
+    patterns = list(cases)
+    entries = load_plan(file).runs if file else ()
+    if not patterns and not entries:
+        raise UsageError("no case is named", hint="see 'cvmig list cases'")
+    asked = [request for pattern in patterns for request in _expand(pattern, words)]
+    return [*asked, *(request for entry in entries for request in _expand(entry.case, _over(entry, words)))]
+
+
+def parse_seed(text: str) -> Seed:
+    """Read ``--seed``. UsageError when it is no 64-bit number."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= SEED_MASK:
+        raise UsageError(f"bad --seed {text!r}", hint="a seed is a number from 0 to 2**64 - 1, decimal or 0x hex")
+    return Seed(value)
+
+
+def _expand(pattern: str, words: Words) -> list[Request]:
+    find_backend(words.backend)
+    plan_faults(words.faults)
+    first = parse_seed(words.seed) if words.seed else fresh_seed()
+    return [
+        Request(
+            case=case,
+            settings=parse_settings(case.settings, case.defaults, words.sets),
+            seed=first if number == 0 else Seed(first.sub("repeat", number)),
+            qemu=words.qemu,
+            qemu_dst=words.qemu_dst,
+            accel=None if words.accel == "auto" else _choice(Accel, words.accel, "--accel", extra="auto"),
+            backend=words.backend,
+            faults=words.faults,
+            keep=_choice(Keep, words.keep, "--keep"),
+        )
+        for case in find_cases([pattern])
+        for number in range(words.repeat)
+    ]
+
+
+def _over(entry: Entry, words: Words) -> Words:
+    """The entry's words, with the user's own behind them, so that those win."""
+    sets = tuple(f"{name}={json.dumps(value)}" for name, value in entry.settings.items())
+    return replace(
+        words, sets=(*sets, *words.sets), faults=(*entry.faults, *words.faults), repeat=entry.repeat * words.repeat
+    )
+
+
+def _choice(kind: type[E], text: str, option: str, *, extra: str = "") -> E:
+    try:
+        return kind(text)
+    except ValueError:
+        words = [extra] if extra else []
+        names = ", ".join([*words, *(member.value for member in kind)])
+        raise UsageError(f"bad {option} {text!r}", hint=f"one of: {names}") from None

@@ -1,0 +1,13 @@
+"""Loads every module that registers cases."""
+
+from __future__ import annotations
+
+import importlib
+
+MODULES = ("memory_cases", "cpu_cases", "state_cases")
+
+
+def load() -> None:
+    """Register all cases; safe to call again."""
+    for name in MODULES:
+        importlib.import_module(f"harness.cases.{name}")

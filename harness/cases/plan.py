@@ -1,0 +1,50 @@
+"""What would run: settings and the command lines of both sides; nothing starts but the binaries' self-description."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from harness.cases.binaries import find_binaries
+from harness.cases.request import Request
+from harness.cases.stage import machine_of
+from harness.model.deadline import Deadline
+from harness.model.errors import HarnessError
+from harness.vm.commandline import command_line
+from harness.vm.keeper import Keeper
+
+_PROBE_S = 60.0
+
+
+async def plan_lines(requests: Sequence[Request]) -> list[str]:
+    """Lines for people about each of *requests*: what it does and with what, or why it cannot run here."""
+    with Keeper() as keeper:
+        return [line for request in requests for line in await _lines(request, keeper)]
+
+
+async def _lines(request: Request, keeper: Keeper) -> list[str]:
+    settings = request.settings.model_dump(mode="json")
+    lines = [
+        f"{request.case.id}: {request.case.summary}",
+        f"  seed      {request.seed}",
+        f"  settings  {' '.join(f'{name}={value}' for name, value in settings.items())}",
+        *(f"  fault     {fault}" for fault in request.faults),
+    ]
+    try:
+        return [*lines, *await _sides(request, keeper)]
+    except HarnessError as trouble:
+        return [*lines, f"  cannot run: {trouble}" + (f" ({trouble.hint})" if trouble.hint else "")]
+
+
+async def _sides(request: Request, keeper: Keeper) -> list[str]:
+    binaries = await find_binaries(request, keeper=keeper, deadline=Deadline.after(_PROBE_S))
+    spec = machine_of(request, binaries.accel)
+    sides = (("src", binaries.source, False), ("dst", binaries.destination, True))
+    return [
+        f"  accel     {binaries.accel}: {binaries.accel_reason}",
+        *(
+            f"  {role}       QEMU {features.version}: "
+            + shlex.join(command_line(spec, features, name=keeper.vm_name("plan", role), incoming=incoming))
+            for role, features, incoming in sides
+        ),
+    ]

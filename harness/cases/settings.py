@@ -1,0 +1,146 @@
+"""What can be set on a case with ``--set name=value``: validated once, here, and frozen afterwards.
+
+Each case has its own class, so a name that a case does not use is refused instead of ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.migration.settings import CancelAt, MigrationSettings, Transport
+from harness.model.errors import UsageError
+from harness.model.guest import Workload
+
+Mib = Annotated[int, Field(ge=64, le=1 << 20)]
+
+
+class Settings(BaseModel):
+    """What every case has. Units are in the names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False)
+
+    memory_mib: Mib = 128
+    vcpus: int = Field(default=1, ge=1, le=8)
+    machine: str = Field(default="pc-q35-7.2", pattern=r"^[a-z0-9][a-z0-9.-]*-[0-9.]+$")
+    """Versioned machine type; an alias such as q35 means different things to different binaries."""
+    deadline_s: float = Field(default=60.0, gt=0, le=24 * 3600)
+    """The case ends by then, whatever happens."""
+
+
+class MigrationCaseSettings(Settings):
+    """A case that moves a guest under load."""
+
+    workload: Workload = Workload.FULL
+    working_set_mib: int = Field(default=0, ge=0)
+    """Memory that the workload touches; 0 is all of it."""
+    transport: Transport = Transport.UNIX
+    passes: int = Field(default=2, ge=1, le=1000)
+    """Passes over the guest's memory before the migration is let go; 1 lets QEMU decide by downtime_limit_ms."""
+    bandwidth_mib_s: int = Field(default=0, ge=0)
+    """``max-bandwidth``; 0 is unlimited."""
+    hold_bandwidth_mib_s: int = Field(default=0, ge=0)
+    """``max-bandwidth`` while held in precopy; 0 is bandwidth_mib_s."""
+    downtime_limit_ms: int = Field(default=300, ge=0, le=2_000_000)
+    relay: bool = False
+    """Put the relay between the two sides even when no fault needs it."""
+    capabilities: Mapping[str, bool] = Field(default_factory=dict)
+    """Migration capabilities by name: ``--set capabilities.xbzrle=on``."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.working_set_mib > self.memory_mib:
+            raise ValueError(f"working_set_mib {self.working_set_mib} exceeds memory_mib {self.memory_mib}")
+        if self.workload is Workload.IDLE and self.passes > 1:
+            raise ValueError("an idle guest dirties nothing: set passes=1 or another workload")
+        return self
+
+    def migration(self) -> MigrationSettings:
+        """The part that the driver obeys."""
+        return MigrationSettings(
+            transport=self.transport,
+            max_bandwidth_mib_s=self.bandwidth_mib_s,
+            hold_bandwidth_mib_s=self.hold_bandwidth_mib_s,
+            downtime_limit_ms=self.downtime_limit_ms,
+            hold_passes=self.passes,
+            capabilities=dict(self.capabilities),
+        )
+
+
+class PingPongSettings(MigrationCaseSettings):
+    """Back and forth."""
+
+    hops: int = Field(default=4, ge=1, le=10_000)
+
+
+class CancelSettings(MigrationCaseSettings):
+    """One attempt cancelled, then another that must succeed."""
+
+    cancel_at: tuple[CancelAt, ...] = tuple(CancelAt)
+    """Phases in which attempts are cancelled, one after the other."""
+
+    @field_validator("cancel_at", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    def cancelled_migration(self, at: CancelAt) -> MigrationSettings:
+        """An attempt that stays in the phase long enough: never lets go, and slowly until pages are sent again."""
+        pause = {"pause-before-switchover": True} if at is CancelAt.PRE_SWITCHOVER else {}
+        slow = at in {CancelAt.SETUP, CancelAt.FIRST_PASS}
+        return MigrationSettings(
+            transport=self.transport,
+            hold_passes=2,
+            hold_bandwidth_mib_s=16 if slow else 0,
+            capabilities={**self.capabilities, **pause},
+        )
+
+
+def parse_settings(kind: type[Settings], defaults: Mapping[str, Any], words: Iterable[str]) -> Settings:
+    """Validate ``name=value`` *words* over *defaults*.
+
+    Raises UsageError that names every fault at once, and the names that the case knows.
+    """
+    values: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in defaults.items()
+    }
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"bad --set {word!r}", hint="write --set name=value, e.g. --set memory_mib=256")
+        _assign(values, name.strip().split("."), text.strip())
+    return validate(kind, values)
+
+
+def validate(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Validate already structured *values* (defaults, a plan file).
+
+    Raises UsageError as :func:`parse_settings`.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(_fault(item) for item in error.errors())
+        raise UsageError(f"bad settings: {faults}", hint=f"known names: {', '.join(kind.model_fields)}") from None
+
+
+def _assign(values: dict[str, Any], path: list[str], text: str) -> None:
+    *parents, leaf = path
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"bad --set: {parent} has no members", hint=f"write --set {parent}=value")
+        values = inner
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values[leaf] = text
+
+
+def _fault(item: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "settings"
+    what = "unknown name" if item["type"] == "extra_forbidden" else str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}"

@@ -1,0 +1,144 @@
+"""What a case plays on: it starts VMs, keeps the notebook, and clears away at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from harness.cases.faults import FaultPlan
+from harness.cases.notebook import Notebook
+from harness.cases.request import Request
+from harness.guest.image import probe_image
+from harness.guest.probe import Probe
+from harness.model.deadline import Deadline
+from harness.model.guest import GuestDescription, RamLayout
+from harness.model.machine import Accel, Arch, MachineSpec
+from harness.model.seed import Seed
+from harness.report.events import STEP, EventLog
+from harness.vm.features import Features
+from harness.vm.keeper import Keeper
+from harness.vm.vm import Vm, start_vm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binaries:
+    """The two QEMUs of a case, and what runs the guest's instructions."""
+
+    source: Features
+    destination: Features
+    accel: Accel
+    accel_reason: str
+
+
+class CaseOverError(Exception):
+    """Raised by a step after which nothing more can be played; its findings are in the notebook."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """A guest and the VM that it is in at the moment."""
+
+    vm: Vm
+    probe: Probe
+    description: GuestDescription
+    tsc_hz: float
+    """Rate of its TSC as the host measured it; rather too high than too low."""
+
+    @property
+    def layout(self) -> RamLayout:
+        """Where its main memory lies."""
+        return RamLayout.q35(self.vm.ram.size_bytes)
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """One execution of one case. Use it as an async context manager: leaving it ends every VM."""
+
+    request: Request
+    folder: Path
+    runtime: Path
+    """Private folder for sockets, removed with the stage."""
+    token: str
+    """Goes into every ``-name``, so that a process can be told to be this case's."""
+    binaries: Binaries
+    faults: FaultPlan
+    keeper: Keeper
+    events: EventLog
+    deadline: Deadline
+    notebook: Notebook
+    _running: dict[str, AsyncExitStack] = field(default_factory=dict)
+    _retiring: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ends = [stack.aclose() for stack in self._running.values()]
+        await asyncio.gather(*self._retiring, *ends, return_exceptions=True)
+
+    @property
+    def seed(self) -> Seed:
+        """The seed of this execution."""
+        return self.request.seed
+
+    def step(self, name: str) -> None:
+        """The story goes on: for the event log and the progress line."""
+        self.events.emit("harness", STEP, name=name)
+
+    async def start(self, role: str, *, incoming: bool, features: Features, spec: MachineSpec | None = None) -> Vm:
+        """Start QEMU for *role*, stopped. *spec* is the request's machine by default."""
+        stack = AsyncExitStack()
+        self._running[role] = stack
+        vm = await stack.enter_async_context(
+            start_vm(
+                spec or machine_of(self.request, self.binaries.accel),
+                features,
+                role=role,
+                artefacts=self.folder,
+                token=self.token,
+                keeper=self.keeper,
+                incoming=incoming,
+                deadline=self.deadline,
+            )
+        )
+        self.events.emit(role, "started", pid=vm.pid)
+        return vm
+
+    def retire(self, vm: Vm) -> None:
+        """End *vm* in the background: nobody needs it any more."""
+        stack = self._running.pop(vm.role)
+        task = asyncio.create_task(stack.aclose(), name=f"retire {vm.role}")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def boot(self, role: str = "src") -> Guest:
+        """Start a VM and wait until the probe in it is ready."""
+        started_s = time.monotonic()
+        vm = await self.start(role, incoming=False, features=self.binaries.source)
+        await vm.qmp.execute("cont", deadline=self.deadline)
+        probe = Probe(*vm.channel)
+        ready = await vm.guarded(probe.ready(deadline=self.deadline), self.deadline, what="the probe to boot")
+        self.notebook.timings["probe_ready_s"] = time.monotonic() - started_s
+        self.notebook.versions["probe"] = str(ready.probe_version)
+        description = await probe.describe(deadline=self.deadline)
+        clock = await probe.clock(deadline=self.deadline)
+        self.events.emit(role, "guest ready", vcpus=description.vcpus, boot_id=f"{description.boot_id:#x}")
+        return Guest(vm=vm, probe=probe, description=description, tsc_hz=float(clock.tsc_hz))
+
+
+def machine_of(request: Request, accel: Accel) -> MachineSpec:
+    """The machine that *request* asks for; both sides get the same."""
+    return MachineSpec(
+        machine=request.settings.machine,
+        accel=accel,
+        vcpus=request.settings.vcpus,
+        memory_mib=request.settings.memory_mib,
+        kernel=str(probe_image(Arch.X86_64)),
+    )

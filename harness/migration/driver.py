@@ -1,0 +1,274 @@
+"""Precopy under QMP: set up both sides, hold the migration in precopy, let it go, or cancel it.
+
+Convergence is forced, not hoped for: with ``downtime-limit`` 0 QEMU's threshold is 0 bytes, so a guest that dirties its
+memory never converges (migration_iteration_run in QEMU's migration/migration.c). When the memory has been gone through
+often enough the limit is lifted, and the next iteration switches over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.migration.settings import CancelAt, MigrationSettings
+from harness.migration.watch import Watch
+from harness.model.deadline import Deadline
+from harness.model.errors import (
+    BlockedError,
+    DeadlineError,
+    HarnessError,
+    LostError,
+    PreconditionError,
+    UnsupportedError,
+)
+from harness.model.evidence import MigrationEnd, SideEnd, Traffic
+from harness.model.memory import PAGE_SIZE
+from harness.model.timeline import Sample
+from harness.vm.qmp import QmpError
+from harness.vm.vm import Vm
+
+_LET_GO_MS = 2_000_000
+"""Largest ``downtime-limit`` that QEMU takes (MAX_MIGRATE_DOWNTIME): switch over with whatever is left."""
+
+_COMMAND_S = 10.0
+
+LATER_PASS_SYNCS = 3
+"""Synchronisations of the dirty bitmap after which pages are certainly being sent again."""
+
+_STALL_S = 2.0
+"""A migration that is given up counts as stalled, not slow, when no byte moved for this long."""
+
+_SETTLE_S = 10.0
+"""How long the other side may take to notice the end."""
+
+_LAST_WORDS_S = 2.0
+"""How long a destination that failed to load may take to exit and tell why on stderr."""
+
+_REACHED = {
+    CancelAt.SETUP: lambda watch: watch.status in {"setup", "active"},
+    CancelAt.FIRST_PASS: lambda watch: watch.status == "active",
+    CancelAt.LATER_PASS: lambda watch: watch.status == "active" and watch.sync_count >= LATER_PASS_SYNCS,
+    CancelAt.PRE_SWITCHOVER: lambda watch: watch.status == "pre-switchover",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """What the driver saw of one attempt."""
+
+    end: MigrationEnd
+    samples: tuple[Sample, ...]
+    started_s: float
+    """Monotonic time of the ``migrate`` command."""
+    ended_s: float
+    """Monotonic time when both sides were done."""
+    too_slow: str = ""
+    """Why it was given up while it still moved bytes; empty otherwise."""
+    reply: Mapping[str, Any] = field(default_factory=dict)
+    """The source's last ``query-migrate``: downtime, total-time, ram counters."""
+
+    @property
+    def completed(self) -> bool:
+        """True when the source says so; whether it is true is for the checks."""
+        return self.end.source.status == "completed"
+
+
+async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) -> None:
+    """Set capabilities and parameters, then read the parameters back.
+
+    Raises UnsupportedError when the binary does not know a capability, HarnessError when a value did not stick.
+    """
+    wanted = {"events": True, "return-path": True, **settings.capabilities}
+    unknown = sorted(set(wanted) - vm.features.migration_capabilities)
+    if unknown:
+        raise UnsupportedError(
+            f"{vm.role}: QEMU {vm.features.version} has no migration capability {', '.join(unknown)}",
+            hint="choose another binary with --qemu/--qemu-dst, or drop the setting",
+        )
+    states = [{"capability": name, "state": state} for name, state in sorted(wanted.items())]
+    await _run(vm, "migrate-set-capabilities", {"capabilities": states}, deadline)
+    held = settings.hold_passes > 1
+    await _set_parameters(
+        vm,
+        {
+            "max-bandwidth": settings.hold_bandwidth_bytes if held else settings.max_bandwidth_bytes,
+            "downtime-limit": 0 if held else settings.downtime_limit_ms,
+        },
+        deadline,
+    )
+
+
+async def listen(destination: Vm, uri: str, *, deadline: Deadline) -> str:
+    """Make *destination* wait for the stream; returns the URI to migrate to (a tcp port 0 becomes the real one)."""
+    await _run(destination, "migrate-incoming", {"uri": uri}, deadline)
+    if not uri.startswith("tcp:"):
+        return uri
+    reply = await _run(destination, "query-migrate", {}, deadline)
+    address = reply["socket-address"][0]
+    return f"tcp:{address['host']}:{address['port']}"
+
+
+async def migrate(
+    source: Vm,
+    destination: Vm,
+    uri: str,
+    settings: MigrationSettings,
+    *,
+    deadline: Deadline,
+    on_sample: Callable[[Sample], None] | None = None,
+    midway: Callable[[], Awaitable[None]] | None = None,
+) -> Moved:
+    """Send *source* to *uri*, where *destination* listens, and wait for both ends.
+
+    The destination is left loaded and paused, the source stopped. A failed migration is no exception but a
+    ``Moved`` whose end says so. *midway* is awaited once while the first pass is under way.
+
+    An attempt that has not converged by *deadline* is cancelled; ``too_slow`` tells.
+
+    Raises BlockedError when the source refuses to start, LostError when a process is gone before that.
+    """
+    async with (
+        Watch(source, deadline=deadline, on_sample=on_sample) as watch,
+        Watch(destination, deadline=deadline) as sink,
+    ):
+        await _start(source, uri, deadline)
+        stalled_s, too_slow = 0.0, ""
+        try:
+            await _steer(watch, settings, midway, deadline)
+        except LostError:
+            pass  # the ends say who is gone, and why
+        except DeadlineError:
+            stalled_s = watch.stalled_s if watch.stalled_s >= _STALL_S else 0.0
+            too_slow = "" if stalled_s else _too_slow(watch)
+            await _give_up(watch)
+        with contextlib.suppress(DeadlineError):
+            settle = Deadline.after(0 if stalled_s or too_slow else _SETTLE_S)
+            await sink.until(lambda w: w.is_over, deadline=settle, what="end on the destination")
+        return await _moved(watch, sink, settings, stalled_s=stalled_s, too_slow=too_slow)
+
+
+async def _steer(
+    watch: Watch, settings: MigrationSettings, midway: Callable[[], Awaitable[None]] | None, deadline: Deadline
+) -> None:
+    """Hold the migration, let it go, and wait for its end on the source."""
+    if midway and await watch.until(lambda w: w.status == "active", deadline=deadline, what="start of the stream"):
+        await midway()
+    if settings.hold_passes > 1:
+        what = f"pass {settings.hold_passes}"
+        await watch.until(lambda w: w.sync_count >= settings.hold_passes, deadline=deadline, what=what)
+        await _let_go(watch.vm, settings, deadline)
+    await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the migration")
+
+
+async def cancel(source: Vm, uri: str, settings: MigrationSettings, at: CancelAt, *, deadline: Deadline) -> Moved:
+    """Start a migration and cancel it in phase *at*; returns when the source is out of it.
+
+    Raises PreconditionError when the migration was over before the phase came.
+    """
+    async with Watch(source, deadline=deadline) as watch:
+        await _start(source, uri, deadline)
+        if at is CancelAt.PRE_SWITCHOVER:
+            await _let_go(source, settings, deadline)
+        if not await watch.until(_REACHED[at], deadline=deadline, what=f"phase {at}"):
+            raise PreconditionError(
+                f"the migration was {watch.status} before it could be cancelled in phase {at}",
+                hint="lower hold_bandwidth_mib_s or give the guest more to dirty",
+            )
+        await _run(source, "migrate_cancel", {}, deadline)
+        await watch.until(lambda w: w.is_over, deadline=deadline, what="end after migrate_cancel")
+        return await _moved(watch, None, settings)
+
+
+def traffic_of(moved: Moved, *, pages_written: int) -> Traffic:
+    """What the RAM phase sent, from the source's last counters (``normal`` and ``duplicate`` are pages)."""
+    ram = moved.reply.get("ram", {})
+    page_size = int(ram.get("page-size", PAGE_SIZE))
+    return Traffic(
+        pages_total=int(ram.get("total", 0)) // page_size,
+        pages_sent=int(ram.get("normal", 0)) + int(ram.get("duplicate", 0)),
+        passes=int(ram.get("dirty-sync-count", 0)),
+        pages_written=pages_written,
+    )
+
+
+async def _start(source: Vm, uri: str, deadline: Deadline) -> None:
+    try:
+        await source.qmp.execute("migrate", {"uri": uri}, deadline=deadline.within(_COMMAND_S))
+    except QmpError as refusal:
+        reply = await _run(source, "query-migrate", {}, deadline)
+        reasons = "; ".join(reply.get("blocked-reasons", ()))
+        raise BlockedError(
+            f"{source.role}: {reasons or refusal}", hint="the product refuses; no defect of ours"
+        ) from None
+
+
+async def _let_go(source: Vm, settings: MigrationSettings, deadline: Deadline) -> None:
+    limits = {"downtime-limit": _LET_GO_MS, "max-bandwidth": settings.max_bandwidth_bytes}
+    await _set_parameters(source, limits, deadline)
+
+
+async def _give_up(watch: Watch) -> None:
+    """Take the source out of a migration that will not end; best effort, the VM is killed anyway."""
+    grace = Deadline.after(_SETTLE_S)
+    with contextlib.suppress(HarnessError):
+        await _run(watch.vm, "migrate_cancel", {}, grace)
+        await watch.until(lambda w: w.is_over, deadline=grace, what="end after migrate_cancel")
+
+
+def _too_slow(watch: Watch) -> str:
+    last = watch.samples[-1]
+    return (
+        f"no convergence in {last.t_s:.1f} s: {last.remaining_bytes >> 20} MiB remaining, "
+        f"{last.dirty_pages_per_s} dirty pages/s, {last.throughput_mbps:.0f} Mbit/s"
+    )
+
+
+async def _moved(
+    watch: Watch, sink: Watch | None, settings: MigrationSettings, *, stalled_s: float = 0.0, too_slow: str = ""
+) -> Moved:
+    source = await _side(watch)
+    destination = await _side(sink, may_exit=True) if sink else SideEnd(role="(none)", status="none", run_state="none")
+    return Moved(
+        end=MigrationEnd(
+            source=source,
+            destination=destination,
+            return_path=settings.capabilities.get("return-path", True),
+            stalled_s=stalled_s,
+        ),
+        samples=tuple(watch.samples),
+        started_s=watch.started_s,
+        ended_s=time.monotonic(),
+        too_slow=too_slow,
+        reply=watch.last,
+    )
+
+
+async def _side(watch: Watch, *, may_exit: bool = False) -> SideEnd:
+    vm = watch.vm
+    if may_exit and watch.status == "failed":
+        with contextlib.suppress(HarnessError):
+            await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
+    try:
+        await watch.refresh()
+        state = await vm.qmp.execute("query-status", deadline=Deadline.after(_COMMAND_S))
+    except LostError:
+        with contextlib.suppress(HarnessError):
+            await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
+        return SideEnd(role=vm.role, status="lost", run_state="lost", error=vm.last_words, exit=vm.describe_exit())
+    error = str(watch.last.get("error-desc", "")) or (vm.last_words if watch.status == "failed" else "")
+    return SideEnd(role=vm.role, status=watch.status, run_state=str(state["status"]), error=error)
+
+
+async def _set_parameters(vm: Vm, parameters: Mapping[str, int], deadline: Deadline) -> None:
+    await _run(vm, "migrate-set-parameters", parameters, deadline)
+    reply = await _run(vm, "query-migrate-parameters", {}, deadline)
+    for name, value in parameters.items():
+        if reply.get(name) != value:
+            raise HarnessError(f"{vm.role}: {name} was set to {value}, QEMU says {reply.get(name)}")
+
+
+async def _run(vm: Vm, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Any:
+    return await vm.qmp.execute(command, arguments, deadline=deadline.within(_COMMAND_S))

@@ -1,0 +1,79 @@
+"""Save a stopped VM once more, without its shared RAM: devices, vCPUs and the small RAM blocks (firmware, ACPI tables).
+
+Two such streams, one of the source after it completed and one of the destination before it ran, are compared field by
+field; no guest is needed for that. ``x-ignore-shared`` leaves the memory backend out (QEMU: ram_save_setup), so a
+re-save is about a megabyte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from harness.migration.watch import Watch
+from harness.model.deadline import Deadline
+from harness.model.errors import HarnessError, UnsupportedError
+from harness.vm.vm import Vm
+
+LIMIT_BYTES = 256 << 20
+"""A re-save larger than this is not one: x-ignore-shared did not take."""
+
+_QUIET = ("pause-before-switchover", "return-path", "xbzrle", "auto-converge", "postcopy-ram", "multifd")
+_COMMAND_S = 10.0
+
+
+async def save_devices(vm: Vm, folder: Path, *, deadline: Deadline) -> bytes:
+    """Return the stream of *vm*, which must be stopped; it stays so, in run state ``postmigrate``.
+
+    *folder* is private and on the same machine; a socket lives there for the time of the call.
+
+    Raises UnsupportedError when the binary has no ``x-ignore-shared``, HarnessError when saving failed.
+    """
+    if "x-ignore-shared" not in vm.features.migration_capabilities:
+        raise UnsupportedError(f"{vm.role}: QEMU {vm.features.version} has no x-ignore-shared")
+    await _capabilities(vm, shared_too=False, deadline=deadline)
+    socket_path = folder / f"resave-{vm.role}.sock"
+    chunks: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            chunks.set_result(await _read_all(reader))
+        except (HarnessError, ConnectionError) as problem:
+            chunks.set_exception(problem)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_unix_server(collect, path=socket_path, limit=1 << 20)
+    try:
+        async with Watch(vm, deadline=deadline) as watch:
+            await vm.qmp.execute("migrate", {"uri": f"unix:{socket_path}"}, deadline=deadline.within(_COMMAND_S))
+            data = await vm.guarded(asyncio.shield(chunks), deadline, what=f"{vm.role}: saving the device state")
+            await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the re-save")
+            if watch.status != "completed":
+                raise HarnessError(f"{vm.role}: saving the device state ended {watch.status}: {vm.last_words}")
+    finally:
+        server.close()
+        chunks.cancel()
+        with contextlib.suppress(FileNotFoundError):
+            socket_path.unlink()
+    await _capabilities(vm, shared_too=True, deadline=deadline)
+    return data
+
+
+async def _capabilities(vm: Vm, *, shared_too: bool, deadline: Deadline) -> None:
+    quiet = [name for name in _QUIET if name in vm.features.migration_capabilities]
+    states = [{"capability": name, "state": False} for name in quiet]
+    states.append({"capability": "x-ignore-shared", "state": not shared_too})
+    await vm.qmp.execute("migrate-set-capabilities", {"capabilities": states}, deadline=deadline.within(_COMMAND_S))
+    limits = {"max-bandwidth": 0, "downtime-limit": 2_000_000}
+    await vm.qmp.execute("migrate-set-parameters", limits, deadline=deadline.within(_COMMAND_S))
+
+
+async def _read_all(reader: asyncio.StreamReader) -> bytes:
+    parts = bytearray()
+    while chunk := await reader.read(1 << 20):
+        parts += chunk
+        if len(parts) > LIMIT_BYTES:
+            raise HarnessError(f"the re-save exceeds {LIMIT_BYTES >> 20} MiB: x-ignore-shared did not take")
+    return bytes(parts)

@@ -1,0 +1,129 @@
+"""Follow one side of a migration: every status and sample that ``query-migrate`` gave, and waits for them.
+
+Events alone are not enough: QEMU 10.0 emits nothing after ``setup`` when the connection is refused, so the status is
+polled as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from harness.model.deadline import Deadline
+from harness.model.errors import DeadlineError, LostError
+from harness.model.timeline import Sample
+from harness.vm.vm import Vm
+
+POLL_S = 0.01
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+"""MigrationStatus values after which nothing more happens; unknown states are taken as transient."""
+
+_QUERY_S = 10.0
+
+
+class Watch:
+    """Polls ``query-migrate`` of *vm* while the ``async with`` block runs."""
+
+    def __init__(self, vm: Vm, *, deadline: Deadline, on_sample: Callable[[Sample], None] | None = None) -> None:
+        self.vm = vm
+        self.started_s = time.monotonic()
+        self.samples: list[Sample] = []
+        self.last: Mapping[str, Any] = {}
+        self.last_progress_s = self.started_s
+        self._deadline = deadline
+        self._on_sample = on_sample
+        self._changed = asyncio.Condition()
+        self._lost: LostError | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._poll(), name=f"watch {self.vm.role}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    @property
+    def status(self) -> str:
+        """Newest status; ``none`` before QEMU told one."""
+        return str(self.last.get("status", "none"))
+
+    @property
+    def sync_count(self) -> int:
+        """Newest ``dirty-sync-count``: how often the dirty bitmap was synchronised."""
+        return int(self.last.get("ram", {}).get("dirty-sync-count", 0))
+
+    @property
+    def is_over(self) -> bool:
+        """True in a terminal state or when the process is gone."""
+        return self.status in TERMINAL or self._lost is not None
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the number of transferred bytes last changed."""
+        return time.monotonic() - self.last_progress_s
+
+    async def until(self, reached: Callable[[Watch], bool], *, deadline: Deadline, what: str) -> bool:
+        """Wait until *reached*, or until the migration is over; tells whether it was reached.
+
+        Raises DeadlineError naming *what*. The watch goes on after it.
+        """
+        async with self._changed:
+            try:
+                async with asyncio.timeout(deadline.left_s):
+                    await self._changed.wait_for(lambda: self.is_over or reached(self))
+            except TimeoutError:
+                raise DeadlineError(
+                    f"{self.vm.role}: no {what} before the deadline; status {self.status}",
+                    hint="raise deadline_s, or see the timeline for what held it up",
+                ) from None
+        return reached(self)
+
+    async def refresh(self) -> None:
+        """Ask now, so that ``last`` carries what QEMU says at the end."""
+        await self._ask()
+
+    async def _poll(self) -> None:
+        try:
+            while True:
+                await self._ask()
+                await asyncio.sleep(POLL_S)
+        except LostError as lost:
+            async with self._changed:
+                self._lost = lost
+                self._changed.notify_all()
+
+    async def _ask(self) -> None:
+        reply = await self.vm.qmp.execute("query-migrate", deadline=self._deadline.within(_QUERY_S))
+        sample = sample_of(reply, time.monotonic() - self.started_s)
+        if not self.samples or sample.transferred_bytes != self.samples[-1].transferred_bytes:
+            self.last_progress_s = time.monotonic()
+        async with self._changed:
+            self.last = reply
+            self.samples.append(sample)
+            self._changed.notify_all()
+        if self._on_sample:
+            self._on_sample(sample)
+
+
+def sample_of(reply: Mapping[str, Any], t_s: float) -> Sample:
+    """Turn a ``query-migrate`` reply into a sample; every member is optional in practice."""
+    ram = reply.get("ram", {})
+    return Sample(
+        t_s=t_s,
+        status=str(reply.get("status", "none")),
+        remaining_bytes=int(ram.get("remaining", 0)),
+        transferred_bytes=int(ram.get("transferred", 0)),
+        dirty_pages_per_s=int(ram.get("dirty-pages-rate", 0)),
+        throughput_mbps=float(ram.get("mbps", 0.0)),
+        dirty_sync_count=int(ram.get("dirty-sync-count", 0)),
+    )
