@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-_QUIET_S = 1.0
+_QUIET_S = 0.5
 """A process that was being started when the harness died shows within this time."""
 
 _SCAN_S = 0.01

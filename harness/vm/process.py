@@ -69,12 +69,12 @@ class Process:
         os.set_blocking(self._stderr, False)
         try:
             self.pid = _spawn(argv, {**inherit, 1: write_end, 2: write_end})
+            self._pidfd = _pidfd(self.pid)
         except OSError as problem:
             os.close(self._stderr)
             raise SetupError(f"cannot run {argv[0]}: {problem.strerror}") from None
         finally:
             os.close(write_end)
-        self._pidfd = os.pidfd_open(self.pid)
         self._stderr_ended = asyncio.Event()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self._loop.add_reader(self._stderr, self._read_stderr)
@@ -144,6 +144,15 @@ class Process:
         self._close_stderr()
         if not self.exited.done():
             self.exited.set_result(Exit(status=status, last_words=self.last_words))
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _exit_status(pid: int) -> int | None:

@@ -17,6 +17,9 @@ from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, HarnessError, LostError, ProtocolError
 from harness.vm.transcript import Transcript
 
+_HANG_UP_S = 5.0
+"""qemu.qmp flushes what it has not sent yet, which a stopped QEMU never takes."""
+
 
 class QmpError(HarnessError):
     """QEMU understood the command and says no."""
@@ -83,6 +86,9 @@ class QmpSession:
         try:
             async with asyncio.timeout(deadline.left_s):
                 await self._client.connect(sock)
+        except asyncio.CancelledError:
+            sock.close()
+            raise
         except TimeoutError:
             sock.close()
             raise DeadlineError(f"{self.name}: no QMP greeting before the deadline") from None
@@ -182,8 +188,9 @@ class QmpSession:
         # EOFError says that QEMU was first, which is what one expects after "quit".
         # One at a time: two disconnect() at once trip over each other in qemu.qmp.
         async with self._hanging_up:
-            with contextlib.suppress(EOFError, OSError, QMPError):
-                await self._client.disconnect()
+            with contextlib.suppress(EOFError, OSError, QMPError, TimeoutError):
+                async with asyncio.timeout(_HANG_UP_S):
+                    await self._client.disconnect()
 
     async def _wait_news(self, late: str, deadline: Deadline) -> None:
         news = self._news

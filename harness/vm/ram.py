@@ -59,6 +59,11 @@ class SharedRam:
             yield start, end
 
     @property
+    def view(self) -> memoryview:
+        """The same bytes as ``buffer``, for what wants a buffer and no array."""
+        return memoryview(self._map)
+
+    @property
     def used_bytes(self) -> int:
         """How much of it takes up the host's memory."""
         return os.fstat(self.fd).st_blocks * 512

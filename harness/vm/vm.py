@@ -212,10 +212,22 @@ class Vm:
             raise DeadlineError(f"{self.role}: QEMU did not end before the deadline") from None
 
     async def _connect(self, sockets: _Sockets, deadline: Deadline) -> None:
-        await self.console.attach(sockets.console)
-        self._channel = await asyncio.open_connection(sock=sockets.channel, limit=_CHANNEL_BYTES)
+        with ExitStack() as not_taken:
+            for sock in (sockets.channel, sockets.qmp):
+                not_taken.enter_context(sock)
+            await self.console.attach(sockets.console)
+            not_taken.pop_all()
+            not_taken.enter_context(sockets.qmp)
+            self._channel = await asyncio.open_connection(sock=sockets.channel, limit=_CHANNEL_BYTES)
+            not_taken.pop_all()
+        await self._greet(sockets.qmp, deadline)
+
+    async def _greet(self, sock: socket.socket, deadline: Deadline) -> None:
         try:
-            await self.guarded(self.qmp.connect(sockets.qmp, deadline=deadline), deadline, what="the QMP greeting")
+            with ExitStack() as not_taken:
+                not_taken.enter_context(sock)
+                await self.guarded(self.qmp.connect(sock, deadline=deadline), deadline, what="the QMP greeting")
+                not_taken.pop_all()
         except LostError:
             if self.lost.done() and (self.lost.result().status or 0) > 0:
                 raise SetupError(
@@ -271,6 +283,8 @@ async def start_vm(
         await vm._connect(sockets, deadline)  # noqa: SLF001 - the other half of this constructor
         yield vm
     finally:
+        # Kill before anything that could be cancelled.
+        vm._process.kill()  # noqa: SLF001
         await asyncio.shield(vm.close())
 
 

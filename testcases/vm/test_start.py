@@ -267,3 +267,22 @@ def test_a_start_script_that_does_not_exec_leaves_no_orphan(lab: Lab) -> None:
 
     lab.play(story())
     assert named_processes(lab.keeper.prefix + "test") == []
+
+
+def test_a_cancelled_start_or_run_leaves_nothing(lab: Lab, qemu: Path) -> None:
+    async def forever() -> None:
+        async with lab.vm(qemu):
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        await lab.features(qemu)
+        for turns in range(1, 40, 2):
+            task = asyncio.create_task(forever())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    lab.play(story())
+    assert named_processes(lab.keeper.prefix + "test") == []
