@@ -52,6 +52,11 @@ VOLATILE = (
     ),
     VolatileField(
         device="mc146818rtc/*",
+        field="next_alarm_time",
+        reason="computed anew on load from the host's clock, to the microsecond (check_update_timer in rtc_post_load)",
+    ),
+    VolatileField(
+        device="mc146818rtc/*",
         field="*periodic_t*",
         reason="when the next periodic interrupt is due (periodic_timer, next_periodic_time), on the host's clock",
     ),
