@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -16,7 +15,6 @@ from typing import TypeVar
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, GuestError, LostError, SetupError
 from harness.model.machine import MachineSpec
-from harness.vm.artefact import ArtefactFile
 from harness.vm.commandline import FDS, command_line
 from harness.vm.console import Console
 from harness.vm.features import Features, forget_binary
@@ -24,7 +22,7 @@ from harness.vm.keeper import Keeper
 from harness.vm.process import Exit, Process
 from harness.vm.qmp import QmpSession
 from harness.vm.ram import SharedRam
-from harness.vm.transcript import Transcript
+from harness.vm.vm_files import VmFiles, write_command
 
 T = TypeVar("T")
 Channel = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -40,31 +38,6 @@ _END_S = 5.0
 
 _CAUSE_S = 1.0
 """How long a process may take to be gone after its QMP connection broke."""
-
-
-@dataclass(slots=True)
-class _Files:
-    """What a VM writes into the run's folder, each named by its role."""
-
-    stderr: ArtefactFile
-    console: ArtefactFile
-    qmp: Transcript
-
-    @classmethod
-    def open(cls, folder: Path, role: str) -> _Files:
-        with ExitStack() as opened:
-            files = cls(
-                stderr=opened.enter_context(ArtefactFile(folder / f"{role}.stderr.log")),
-                console=opened.enter_context(ArtefactFile(folder / f"{role}.console.log")),
-                qmp=opened.enter_context(closing(Transcript(folder / f"{role}.qmp.jsonl"))),
-            )
-            opened.pop_all()
-            return files
-
-    def close(self) -> None:
-        self.stderr.close()
-        self.console.close()
-        self.qmp.close()
 
 
 @dataclass(slots=True)
@@ -89,7 +62,7 @@ class Vm:
         argv: tuple[str, ...],
         ram: SharedRam,
         process: Process,
-        files: _Files,
+        files: VmFiles,
     ) -> None:
         self.name = name
         """Value of ``-name``."""
@@ -135,8 +108,7 @@ class Vm:
     @property
     def troubles(self) -> tuple[str, ...]:
         """Why parts of the artefacts are missing (a full disk); empty when nothing is."""
-        files = (self._files.stderr, self._files.console, self._files.qmp)
-        return tuple(f"{self.role}: {file.trouble}" for file in files if file.trouble)
+        return tuple(f"{self.role}: {trouble}" for trouble in self._files.troubles)
 
     def describe_exit(self) -> str:
         """How the process ended, with its last words; ``is running`` while it does."""
@@ -276,8 +248,8 @@ async def start_vm(
     """
     name = keeper.vm_name(token, role)
     argv = command_line(spec, features, name=name, incoming=incoming)
-    _write_command(artefacts / f"{role}.command.txt", argv)
-    files = _Files.open(artefacts, role)
+    write_command(artefacts / f"{role}.command.txt", argv)
+    files = VmFiles.open(artefacts, role)
     vm, sockets = _launch(spec, features, name=name, role=role, argv=argv, files=files)
     try:
         await vm._connect(sockets, deadline)  # noqa: SLF001 - the other half of this constructor
@@ -289,7 +261,7 @@ async def start_vm(
 
 
 def _launch(
-    spec: MachineSpec, features: Features, *, name: str, role: str, argv: tuple[str, ...], files: _Files
+    spec: MachineSpec, features: Features, *, name: str, role: str, argv: tuple[str, ...], files: VmFiles
 ) -> tuple[Vm, _Sockets]:
     with ExitStack() as undo, ExitStack() as handed_over:
         undo.callback(files.close)
@@ -302,12 +274,6 @@ def _launch(
         undo.pop_all()
     vm = Vm(name=name, role=role, spec=spec, features=features, argv=argv, ram=ram, process=process, files=files)
     return vm, _Sockets(*ours)
-
-
-def _write_command(path: Path, argv: tuple[str, ...]) -> None:
-    """The command line for people; it inherits descriptors, so it is no script."""
-    with ArtefactFile(path) as file:
-        file.write(shlex.join(argv).encode() + b"\n")
 
 
 async def _cancelled(task: asyncio.Future[T]) -> None:
