@@ -70,6 +70,8 @@ class WireEnd(StrEnum):
     OPEN = "open"
     COMPLETE = "complete"
     """The whole stream went through: its last element was seen, or the source closed behind its EOF."""
+    CLOSED = "closed"
+    """The source closed, but its stream was not understood, so the wire cannot say whether it was whole."""
     CUT = "cut"
     """A side closed, or reset, in the middle."""
     REFUSED = "refused"

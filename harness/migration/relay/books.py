@@ -11,8 +11,8 @@ from harness.migration.stream.elements import Configuration, Element, Tail
 from harness.migration.stream.format import ReturnType
 from harness.migration.stream.ledger import PageLedger
 from harness.migration.stream.return_path import ReturnMessage
-from harness.model.device_state import DeviceState
 from harness.migration.stream.snapshot import SnapshotCollector
+from harness.model.device_state import DeviceState
 from harness.model.wire import AppliedFault, WireAccount, WireEnd
 
 MAX_MESSAGES = 256

@@ -181,14 +181,21 @@ class Pump:
 
     def _close_stream(self) -> None:
         """The source has closed: orderly if its stream is whole."""
-        if self._parser is not None:
-            try:
-                self._edit_rest(self._parser.close())
-                self._books.finish(WireEnd.COMPLETE)
-            except StreamError as error:
-                self._books.note(str(error))
-        self._books.finish(WireEnd.ABORTED if self._stop.is_set() else WireEnd.CUT)
+        if self._stop.is_set():
+            self._books.finish(WireEnd.ABORTED)
+        elif self._parser is None:
+            self._books.finish(WireEnd.CLOSED)
+        else:
+            self._judge_end(self._parser)
         _shutdown(self._sink, socket.SHUT_WR)
+
+    def _judge_end(self, parser: StreamParser) -> None:
+        try:
+            self._edit_rest(parser.close())
+        except StreamError as error:
+            self._books.note(str(error))
+            self._books.finish(WireEnd.CUT)
+        self._books.finish(WireEnd.COMPLETE)
 
     def _edit_rest(self, elements: Sequence[Element]) -> None:
         if self._editor is not None:
@@ -254,7 +261,7 @@ class Pump:
 
     def _end_return(self, returner: threading.Thread) -> None:
         match self._books.end:
-            case WireEnd.COMPLETE:
+            case WireEnd.COMPLETE | WireEnd.CLOSED:
                 # The destination still has its verdict to give; it closes when it is done.
                 pass
             case WireEnd.FAULT if self._is_cut:
