@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from harness.migration.stream.blocks import BlockContents
-from harness.migration.stream.devices import decode_tail
-from harness.migration.stream.elements import Configuration, Element, Tail
+from harness.migration.stream.elements import Configuration, Element
 from harness.migration.stream.format import ReturnType
 from harness.migration.stream.ledger import PageLedger
 from harness.migration.stream.return_path import ReturnMessage
 from harness.migration.stream.snapshot import SnapshotCollector
-from harness.model.device_state import DeviceState
 from harness.model.wire import AppliedFault, WireAccount, WireEnd
 
 MAX_MESSAGES = 256
 MAX_NOTES = 32
-SMALL_BLOCK_BYTES = 4 << 20
-"""Firmware and ACPI tables; the smallest guest has more RAM than that."""
 
 
 class Books:
@@ -32,8 +26,6 @@ class Books:
         self.end = WireEnd.WAITING
         self.applied: tuple[AppliedFault, ...] = ()
         self._machine = ""
-        self._blocks = BlockContents(max_bytes=SMALL_BLOCK_BYTES)
-        self._tail: Tail | None = None
         self._messages: list[str] = []
         self._shut_code: int | None = None
         self._notes: list[str] = []
@@ -52,21 +44,8 @@ class Books:
         """One element of the stream."""
         if isinstance(element, Configuration):
             self._machine = element.machine
-        elif isinstance(element, Tail):
-            self._tail = element
-        self._blocks.add(element)
         self.ledger.add(element)
         self.collector.add(element)
-
-    def device_state(self) -> DeviceState:
-        """The devices as the source sent them, before any fault. Raises StreamError when they do not fit together."""
-        if self._tail is None:
-            return DeviceState(machine=self._machine, note=f"the wire is {self.end}: no device sections went by whole")
-        return decode_tail(self._tail, machine=self._machine)
-
-    def small_blocks(self) -> Mapping[str, bytes]:
-        """The small RAM blocks as the source sent them, before any fault."""
-        return self._blocks.contents()
 
     def message(self, message: ReturnMessage) -> None:
         """One message of the return path."""

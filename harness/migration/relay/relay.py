@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,7 +19,6 @@ from harness.migration.relay.recorder import DEFAULT_CAP_BYTES, Recorder
 from harness.migration.stream.ledger import Counts
 from harness.migration.stream.snapshot import Snapshot
 from harness.model.deadline import Deadline
-from harness.model.device_state import DeviceState
 from harness.model.errors import DeadlineError, StreamError
 from harness.model.seed import Seed
 from harness.model.wire import WireAccount, WireFault
@@ -106,17 +105,6 @@ class Relay:
         if block not in self._books.ledger.blocks:
             raise StreamError(f"no RAM block {block} was announced", offset=0)
         return self._books.ledger.counts(block)
-
-    def device_state(self) -> DeviceState:
-        """The devices as the source sent them, before any fault: what the destination's own save is compared with.
-
-        Without devices, with a note why, until the stream is whole. Raises StreamError when they do not fit together.
-        """
-        return self._books.device_state()
-
-    def small_blocks(self) -> Mapping[str, bytes]:
-        """Final content of the small RAM blocks (firmware, ACPI tables) as the source sent them, by name."""
-        return self._books.small_blocks()
 
     def _make_pump(self, listener: socket.socket) -> Pump:
         slow = [fault.bytes_per_s for fault in self._faults if fault.name == Name.SLOW]

@@ -43,7 +43,9 @@ class BlockContents:
     def _put(self, record: PageRecord, pages: RamPages) -> None:
         # The last page may be cut short: a block's used length need not be a multiple of the page.
         block = self._wanted[record.block]
-        data = self._contents.setdefault(record.block, bytearray(block.used_bytes))
+        data = self._contents.get(record.block)
+        if data is None:
+            data = self._contents[record.block] = bytearray(block.used_bytes)
         old = bytes(data[record.ram_addr : record.ram_addr + pages.page_size])
         page = _page(record, old, pages)
         data[record.ram_addr : record.ram_addr + len(old)] = page[: len(old)]
