@@ -42,13 +42,11 @@ class Channel:
         self._reading = self._listen(reader)
         self._readies: list[Ready] = []
         self._ready_waiters: list[asyncio.Future[Ready]] = []
-        self.expects_reset = False
-        """Set while a reset is asked for; otherwise a second READY is the guest's own restart."""
+        self._boots_expected = 1
 
-    @property
-    def readies(self) -> tuple[Ready, ...]:
-        """Boots that were announced on this channel."""
-        return tuple(self._readies)
+    def expect_reset(self) -> None:
+        """The next READY is no surprise. Without this a second READY is the guest's own restart, and a crash."""
+        self._boots_expected = len(self._readies) + 1
 
     def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Go on over another channel. A pending request is sent again there."""
@@ -81,8 +79,10 @@ class Channel:
                 self._pending = None
                 pending.answer.cancel()
 
-    async def next_ready(self, deadline: Deadline) -> Ready:
-        """The next READY event. Raises GuestError, LostError, DeadlineError."""
+    async def ready(self, deadline: Deadline) -> Ready:
+        """The READY of the boot that is expected; at once when it has come in. GuestError, LostError, DeadlineError."""
+        if len(self._readies) >= self._boots_expected:
+            return self._readies[-1]
         if self._gone is not None:
             raise self._gone
         waiter: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
@@ -175,10 +175,8 @@ class Channel:
             self._handle_ready(parse_ready(frame.payload))
 
     def _handle_ready(self, ready: Ready) -> None:
-        restarted = bool(self._readies) and not self.expects_reset
-        self.expects_reset = False
         self._readies.append(ready)
-        if restarted:
+        if len(self._readies) > self._boots_expected:
             self._lose(GuestError(f"the guest has restarted by itself (boot {ready.boot_count})"))
             return
         for waiter in self._ready_waiters:

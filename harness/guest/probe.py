@@ -43,9 +43,12 @@ class Probe:
         await self._channel.close()
 
     async def ready(self, *, deadline: Deadline) -> Ready:
-        """The boot announced on this channel; waits for it when there was none yet."""
-        readies = self._channel.readies
-        return readies[-1] if readies else await self._channel.next_ready(deadline)
+        """The boot announced on this channel, or after :meth:`expect_reset` the next one; waits until it is in."""
+        return await self._channel.ready(deadline)
+
+    def expect_reset(self) -> None:
+        """Say that the guest is about to be reset; otherwise its restart is a GuestError."""
+        self._channel.expect_reset()
 
     async def describe(self, *, deadline: Deadline) -> GuestDescription:
         """Who the guest is. Also the way to wait for its boot."""
@@ -116,13 +119,10 @@ class Probe:
         return protocol.parse_bench(await self._channel.request(Command.BENCH, payload, deadline))
 
     async def halt(self, mode: HaltMode = HaltMode.STOP, *, deadline: Deadline) -> None:
-        """Stop, power off or reset. After a reset :meth:`next_boot` waits for the guest to be back."""
-        self._channel.expects_reset = mode is HaltMode.RESET
+        """Stop, power off or reset. After a reset :meth:`ready` waits for the guest to be back."""
+        if mode is HaltMode.RESET:
+            self.expect_reset()
         await self._channel.request(Command.HALT, struct.pack("<I", mode), deadline)
-
-    async def next_boot(self, *, deadline: Deadline) -> Ready:
-        """Wait for the READY of a boot that has not been announced yet."""
-        return await self._channel.next_ready(deadline)
 
     async def crash(self, kind: CrashKind, *, deadline: Deadline) -> None:
         """Crash on purpose. The guest answers first; where it sends a FAULT, the next command raises GuestError."""

@@ -1,0 +1,156 @@
+"""A launcher as small as can be, so that tests of the probe depend on nothing but the probe and its client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mmap
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.guest.image import probe_image
+from harness.guest.probe import Probe
+from harness.hosts.machine_probe import find_emulators
+from harness.model.deadline import Deadline
+from harness.model.guest import GuestDescription, RamLayout
+
+CHECKOUT = Path(__file__).parents[2]
+QEMUS = find_emulators("x86_64", CHECKOUT)
+BOUND_S = 60.0
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(slots=True)
+class Monitor:
+    """Just enough QMP: one command at a time, events kept for who waits."""
+
+    streams: Streams
+    events: list[str] = field(default_factory=list)
+
+    async def _next(self) -> dict[str, Any]:
+        line = await self.streams[0].readline()
+        assert line, "QEMU closed its monitor"
+        message: dict[str, Any] = json.loads(line)
+        if "event" in message:
+            status = message.get("data", {}).get("status", "")
+            self.events.append(message["event"] + (f" {status}" if status else ""))
+        return message
+
+    async def execute(self, command: str, **arguments: Any) -> Any:
+        self.streams[1].write(json.dumps({"execute": command, "arguments": arguments}).encode())
+        while not {"return", "error"} & (message := await self._next()).keys():
+            pass
+        assert "return" in message, message
+        return message["return"]
+
+    async def wait(self, *names: str) -> str:
+        """The first of *names* that has come or comes."""
+        while not (seen := [name for name in self.events if name in names]):
+            await self._next()
+        self.events.remove(seen[0])
+        return seen[0]
+
+
+@dataclass(slots=True, kw_only=True)
+class Vm:
+    process: asyncio.subprocess.Process
+    channel: Streams
+    monitor: Monitor
+    ram: memoryview
+    layout: RamLayout
+    console: Path
+
+
+@dataclass(slots=True, kw_only=True)
+class Lab:
+    folder: Path
+    qemu: Path
+    deadline: Deadline
+    started: int = 0
+
+    @asynccontextmanager
+    async def vm(self, *options: str, vcpus: int = 1, memory_mib: int = 128) -> AsyncIterator[Vm]:
+        self.started += 1
+        console = self.folder / f"console-{self.started}"
+        async with AsyncExitStack() as stack:
+            ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
+            memfd = os.memfd_create("cvmig-test")
+            os.ftruncate(memfd, memory_mib << 20)
+            area = mmap.mmap(memfd, memory_mib << 20)
+            fds = [memfd, *(end.fileno() for end in theirs)]
+            words = command_line(str(self.qemu), fds, vcpus, memory_mib, console)
+            process = await asyncio.create_subprocess_exec(*words, *options, pass_fds=fds)
+            stack.push_async_callback(end_process, process)
+            os.close(memfd)
+            for end in theirs:
+                end.close()
+            monitor = Monitor(await asyncio.open_connection(sock=ours[0]))
+            channel = await asyncio.open_connection(sock=ours[1])
+            for writer in (monitor.streams[1], channel[1]):
+                stack.push_async_callback(close_writer, writer)
+            await monitor.execute("qmp_capabilities")
+            layout = RamLayout.q35(memory_mib << 20)
+            yield Vm(
+                process=process, channel=channel, monitor=monitor, ram=memoryview(area), layout=layout, console=console
+            )
+
+    @asynccontextmanager
+    async def guest(
+        self, *options: str, vcpus: int = 1, memory_mib: int = 128
+    ) -> AsyncIterator[tuple[Vm, Probe, GuestDescription]]:
+        async with self.vm(*options, vcpus=vcpus, memory_mib=memory_mib) as vm:
+            probe = Probe(*vm.channel)
+            try:
+                yield vm, probe, await probe.describe(deadline=self.deadline)
+            finally:
+                await probe.close()
+
+    def play(self, story: Coroutine[Any, Any, None]) -> None:
+        asyncio.run(story)
+
+
+def command_line(qemu: str, fds: list[int], vcpus: int, memory_mib: int, console: Path) -> list[str]:
+    memfd, monitor, channel = fds
+    return [
+        *(qemu, "-name", "cvmig-probe-test", "-nodefaults", "-display", "none", "-no-user-config"),
+        *("-machine", "pc-q35-7.2,memory-backend=ram", "-accel", "tcg", "-cpu", "max"),
+        *("-m", str(memory_mib), "-smp", str(vcpus), "-kernel", str(probe_image())),
+        *("-object", f"memory-backend-file,id=ram,size={memory_mib}M,mem-path=/proc/self/fd/{memfd},share=on"),
+        *("-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
+        *("-serial", f"file:{console}", "-chardev", f"socket,id=channel,fd={channel}", "-serial", "chardev:channel"),
+    ]
+
+
+async def end_process(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+async def close_writer(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+@pytest.fixture(params=QEMUS, ids=lambda path: path.parent.parent.name)
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
+    """Once per QEMU of this machine."""
+    return Lab(folder=tmp_path, qemu=request.param, deadline=Deadline.after(BOUND_S))
+
+
+@pytest.fixture
+def first_lab(tmp_path: Path) -> Lab:
+    """The QEMU on PATH alone, for what does not depend on QEMU."""
+    if not QEMUS:
+        pytest.skip("no qemu-system-x86_64")
+    return Lab(folder=tmp_path, qemu=QEMUS[0], deadline=Deadline.after(BOUND_S))
+
+
+Story = Callable[[Lab], Coroutine[Any, Any, None]]

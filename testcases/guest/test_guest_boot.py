@@ -1,0 +1,103 @@
+"""The probe finds its processors and its memory, and says what went wrong when it crashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.guest.heartbeat import read_heartbeat
+from harness.model.errors import GuestError
+from harness.model.guest import FOUR_GIB, CrashKind, HaltMode, RamLayout
+
+pytestmark = pytest.mark.vm
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 4, 8])
+def test_all_vcpus_start_and_beat(lab: Any, vcpus: int) -> None:
+    async def story() -> None:
+        async with lab.guest(vcpus=vcpus, memory_mib=64) as (vm, probe, guest):
+            assert (guest.arch, guest.vcpus, guest.boot_count) == ("x86_64", vcpus, 1)
+            first = read_heartbeat(vm.ram, vm.layout, guest.heartbeat_gpa)
+            assert (first.boot_id, first.boot_count, first.ledger_gpa) == (guest.boot_id, 1, guest.ledger_gpa)
+            reply = await probe.heartbeat(deadline=lab.deadline)
+            while any(now.beats <= then.beats for now, then in zip(reply.vcpus, first.vcpus, strict=True)):
+                assert not lab.deadline.has_passed
+                reply = await probe.heartbeat(deadline=lab.deadline)
+            assert [beat.backward_tsc for beat in reply.vcpus] == [0] * vcpus
+
+    lab.play(story())
+
+
+@pytest.mark.parametrize("memory_mib", [64, 128, 3072, 5120])
+def test_ram_is_found_on_both_sides_of_the_hole(lab: Any, memory_mib: int) -> None:
+    async def story() -> None:
+        async with lab.guest(memory_mib=memory_mib) as (_, _, guest):
+            layout = RamLayout.q35(memory_mib * MIB)
+            found = sum(span.size_bytes for span in guest.ram)
+            # The firmware keeps the legacy hole below 1 MiB and its tables at the end of low memory.
+            assert memory_mib * MIB - found < 2 * MIB
+            assert 0 < found - guest.managed_pages * 4096 < 4 * MIB + memory_mib * MIB // 512
+            assert any(span.start == FOUR_GIB for span in guest.managed) == (memory_mib >= 2816)
+            for span in guest.managed:
+                assert layout.gpa_to_ram(span.end - 4096) - layout.gpa_to_ram(span.start) == span.size_bytes - 4096
+
+    lab.play(story())
+
+
+@pytest.mark.parametrize(
+    ("kind", "vector"), [(CrashKind.UNDEFINED, 6), (CrashKind.PAGE_FAULT, 14), (CrashKind.DIVIDE, 0)]
+)
+def test_a_crash_is_told_on_both_lines(lab: Any, kind: CrashKind, vector: int) -> None:
+    async def story() -> None:
+        async with lab.guest(vcpus=2) as (vm, probe, _):
+            await probe.crash(kind, deadline=lab.deadline)
+            with pytest.raises(GuestError, match=f"vector {vector}, error .* rip 0x2.*vCPU 0"):
+                await probe.clock(deadline=lab.deadline)
+            assert f"PANIC vector={vector} error=" in vm.console.read_text(encoding="ascii")
+
+    lab.play(story())
+
+
+def test_an_nmi_from_outside_is_a_fault_too(first_lab: Any) -> None:
+    async def story() -> None:
+        async with first_lab.guest(vcpus=2) as (vm, probe, _):
+            await vm.monitor.execute("inject-nmi")
+            with pytest.raises(GuestError, match="vector 2"):
+                await probe.clock(deadline=first_lab.deadline)
+
+    first_lab.play(story())
+
+
+def test_a_reset_counts_the_boots_and_changes_the_boot_id(lab: Any) -> None:
+    async def story() -> None:
+        async with lab.guest(vcpus=2) as (_, probe, guest):
+            await probe.fill(1, deadline=lab.deadline)
+            for boot in (2, 3):
+                await probe.halt(HaltMode.RESET, deadline=lab.deadline)
+                ready = await probe.ready(deadline=lab.deadline)
+                assert (ready.boot_count, ready.vcpus) == (boot, 2)
+                assert ready.boot_id != guest.boot_id
+
+    lab.play(story())
+
+
+def test_a_triple_fault_is_noticed_as_a_restart(lab: Any) -> None:
+    async def story() -> None:
+        async with lab.guest() as (_, probe, _):
+            await probe.crash(CrashKind.TRIPLE_FAULT, deadline=lab.deadline)
+            with pytest.raises(GuestError, match="restarted by itself"):
+                await probe.verify(deadline=lab.deadline)
+
+    lab.play(story())
+
+
+def test_power_off_ends_qemu(lab: Any) -> None:
+    async def story() -> None:
+        async with lab.guest(vcpus=2) as (vm, probe, _):
+            await probe.halt(HaltMode.POWER_OFF, deadline=lab.deadline)
+            await vm.monitor.wait("SHUTDOWN")
+            assert await vm.process.wait() == 0
+
+    lab.play(story())

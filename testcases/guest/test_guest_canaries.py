@@ -1,0 +1,153 @@
+"""Canaries stay silent when nothing happens, across a move, and name the register that was changed from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from harness.guest.registers import register_name
+
+pytestmark = pytest.mark.vm
+SEED = 0xCAFEF00D12345678
+
+
+@dataclass(slots=True)
+class Debugger:
+    """The few packets of the GDB remote protocol that change a register."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def ask(self, body: str) -> str:
+        self.writer.write(f"${body}#{sum(body.encode()) & 0xFF:02x}".encode())
+        reply = "T"
+        # The stub says unasked that the machine has stopped ("T02thread:01;").
+        while reply.startswith("T"):
+            await self.reader.readuntil(b"$")
+            reply = (await self.reader.readuntil(b"#"))[:-1].decode()
+            await self.reader.readexactly(2)
+            self.writer.write(b"+")
+        return reply
+
+    async def set_register(self, thread: int, number: int, value: bytes) -> bytes:
+        """Returns what it was. *number* is gdb's, from QEMU's gdb-xml/i386-64bit.xml."""
+        assert await self.ask(f"Hg{thread:x}") == "OK"
+        old = bytes.fromhex(await self.ask(f"p{number:x}"))
+        assert await self.ask(f"P{number:x}={value.hex()}") == "OK"
+        return old
+
+
+CHANGES = {"rax": 0, "rbx": 1, "r15": 15, "rsp": 7, "fs_base": 24, "ymm0": 49, "ymm15": 64, "st": 36, "mxcsr": 65}
+"""Register -> gdb's number of it. gdb's x87 registers do not turn with the stack's top, so any one of ours may be it."""
+
+
+def test_untouched_registers_are_silent_under_interrupts_and_commands(lab: Any) -> None:
+    async def story() -> None:
+        async with lab.guest(vcpus=4) as (_, probe, _):
+            await probe.canary_arm(SEED, deadline=lab.deadline)
+            before = await probe.heartbeat(deadline=lab.deadline)
+            now = before
+            while now.vcpus[3].beats < before.vcpus[3].beats + 5:
+                now = await probe.heartbeat(deadline=lab.deadline)
+            report = await probe.canary_check(deadline=lab.deadline)
+            assert report.mismatches == ()
+            assert report.is_clean
+            assert report.checks[0] >= 2
+            assert report.checks[1:] == (1, 1, 1)
+
+    lab.play(story())
+
+
+def test_nothing_armed_is_no_pass(first_lab: Any) -> None:
+    async def story() -> None:
+        async with first_lab.guest(vcpus=2) as (_, probe, _):
+            report = await probe.canary_check(deadline=first_lab.deadline)
+            assert report.checks == (0, 0)
+            assert not report.is_clean
+
+    first_lab.play(story())
+
+
+def test_verify_runs_on_the_others_while_one_vcpu_is_armed(first_lab: Any) -> None:
+    async def story() -> None:
+        async with first_lab.guest(vcpus=3, memory_mib=64) as (_, probe, guest):
+            await probe.fill(SEED, deadline=first_lab.deadline)
+            await probe.canary_arm(SEED, vcpu_mask=0b100, deadline=first_lab.deadline)
+            memory = await probe.verify(deadline=first_lab.deadline)
+            assert memory.is_clean
+            assert memory.pages_checked == guest.managed_pages
+            report = await probe.canary_check(deadline=first_lab.deadline)
+            assert report.checks == (0, 0, 1)
+            assert report.is_clean
+
+    first_lab.play(story())
+
+
+@pytest.mark.parametrize("vcpu", [0, 1])
+@pytest.mark.parametrize("register", CHANGES)
+def test_a_register_changed_from_outside_is_named(first_lab: Any, register: str, vcpu: int) -> None:
+    async def story() -> None:
+        path = first_lab.folder / "gdb"
+        gdb = ("-chardev", f"socket,id=gdb,path={path},server=on,wait=off", "-gdb", "chardev:gdb")
+        async with first_lab.guest(*gdb, vcpus=2, memory_mib=64) as (_, probe, _):
+            await probe.canary_arm(SEED, deadline=first_lab.deadline)
+            before = (await probe.heartbeat(deadline=first_lab.deadline)).vcpus
+            while (await probe.heartbeat(deadline=first_lab.deadline)).vcpus[1].beats < before[1].beats + 2:
+                pass
+            reader, writer = await asyncio.open_unix_connection(path)
+            debugger = Debugger(reader, writer)
+            # QEMU knows registers by number only for who has read their description.
+            await debugger.ask("qXfer:features:read:target.xml:0,ffb")
+            number = CHANGES[register]
+            await debugger.ask(f"Hg{vcpu + 1:x}")
+            size = len(bytes.fromhex(await debugger.ask(f"p{number:x}")))
+            value = (0x1F81).to_bytes(4, "little") if register == "mxcsr" else bytes(range(1, size + 1))
+            if register == "fs_base":
+                value = value[:6] + bytes(2)
+            old = await debugger.set_register(vcpu + 1, number, value)
+            await debugger.ask("D")
+            report = await probe.canary_check(deadline=first_lab.deadline)
+            writer.close()
+            (found,) = report.mismatches
+            assert (found.vcpu, found.register.rstrip("01234567") if register == "st" else found.register) == (
+                vcpu,
+                register,
+            )
+            assert found.found[:size] == value
+            assert found.expected[:size] == old
+            assert not report.is_clean
+
+    first_lab.play(story())
+
+
+def test_armed_vcpus_move_unharmed(lab: Any) -> None:
+    async def story() -> None:
+        deadline = lab.deadline
+        path = lab.folder / "move"
+        async with (
+            lab.guest(vcpus=4) as (source, probe, _),
+            lab.vm("-incoming", f"unix:{path}", vcpus=4) as destination,
+        ):
+            await probe.canary_arm(SEED, deadline=deadline)
+            await source.monitor.execute("migrate", uri=f"unix:{path}")
+            await destination.monitor.wait("RESUME")
+            probe.attach(*destination.channel)
+            report = await probe.canary_check(deadline=deadline)
+            assert report.mismatches == ()
+            assert report.checks[1:] == (1, 1, 1)
+            assert report.is_clean
+
+    lab.play(story())
+
+
+def test_register_numbers_have_names() -> None:
+    assert [register_name(number) for number in (0, 32, 84, 120, 255)] == [
+        "rax",
+        "ymm0",
+        "lstar",
+        "gdtr",
+        "register 255",
+    ]
