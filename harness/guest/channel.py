@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.guest.frames import Frame, FrameReader, Kind
-from harness.guest.protocol import REFUSALS, Command, Event, Fault, Ready, parse_fault, parse_ready
+from harness.guest.protocol import BUSY, REFUSALS, Command, Event, Fault, Ready, parse_fault, parse_ready
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, GuestError, HarnessError, LostError, ProtocolError
 
 RESEND_S = 0.25
 """A request that nobody has answered goes out again after this; the guest executes it once all the same."""
 READ_BYTES = 1 << 16
+TRIGGER_BYTES = 8
+"""The guest's UART hands over so many bytes at once; a rest waits for its time-out."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +30,10 @@ class _Pending:
     def fail(self, error: HarnessError) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
+
+
+def _padded(wire: bytes) -> bytes:
+    return wire + bytes(-len(wire) % TRIGGER_BYTES)
 
 
 class Channel:
@@ -49,9 +55,10 @@ class Channel:
         self._boots_expected = len(self._readies) + 1
 
     def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Go on over another channel. A pending request is sent again there."""
+        """Go on over another channel. A pending request is sent again there. A crash stays a crash."""
         self._reading.cancel()
-        self._gone = None
+        if not isinstance(self._gone, GuestError):
+            self._gone = None
         self._writer = writer
         self._reading = self._listen(reader)
         self._send_pending()
@@ -71,8 +78,8 @@ class Channel:
             if self._gone is not None:
                 raise self._gone
             self._seq = (self._seq + 1) & 0xFFFFFFFF
-            wire = Frame(kind=Kind.REQUEST, code=command, seq=self._seq, payload=payload).encode()
-            self._pending = pending = _Pending(command=command, wire=wire, seq=self._seq)
+            frame = Frame(kind=Kind.REQUEST, code=command, seq=self._seq, payload=payload)
+            self._pending = pending = _Pending(command=command, wire=_padded(frame.encode()), seq=self._seq)
             try:
                 return await self._answer(pending, deadline)
             finally:
@@ -164,6 +171,8 @@ class Channel:
     def _handle_refusal(self, frame: Frame) -> None:
         if pending := self._answers(frame):
             code = int.from_bytes(frame.payload[:4], "little")
+            if code == BUSY:
+                return  # with a command that was given up; the timer asks again
             reason = REFUSALS.get(code, f"code {code}")
             pending.fail(ProtocolError(f"the probe refuses {pending.command.name}: {reason}"))
 

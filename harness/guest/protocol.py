@@ -52,8 +52,9 @@ class Event(IntEnum):
     FAULT = 2
 
 
+BUSY = 1
 REFUSALS = {
-    1: "busy with another command",
+    BUSY: "busy with another command",
     2: "unknown command",
     3: "bad payload",
     4: "memory has not been filled",

@@ -41,7 +41,7 @@ class Debugger:
 
 
 CHANGES = {"rax": 0, "rbx": 1, "r15": 15, "rsp": 7, "fs_base": 24, "ymm0": 49, "ymm15": 64, "st": 36, "mxcsr": 65}
-"""Register -> gdb's number of it. gdb's x87 registers do not turn with the stack's top, so any one of ours may be it."""
+"""Register -> gdb's number of it. gdb's x87 registers do not turn with the stack, so any one of ours may be it."""
 
 
 def test_untouched_registers_are_silent_under_interrupts_and_commands(lab: Any) -> None:

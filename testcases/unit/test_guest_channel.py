@@ -226,3 +226,28 @@ def test_what_was_asked_during_the_boot_is_asked_again_when_ready() -> None:
         await asked
 
     play(story)
+
+
+def test_a_guest_busy_with_a_command_that_was_given_up_is_asked_again() -> None:
+    async def story(probe: Probe, source: Line, _: Line) -> None:
+        asked = asyncio.create_task(probe.clock(deadline=soon()))
+        request = await source.request()
+        await source.say(Frame(kind=Kind.ERROR, code=request.code, seq=request.seq, payload=struct.pack("<I", 1)))
+        assert await source.request() == request
+        await source.answer(request, CLOCK)
+        await asked
+
+    play(story)
+
+
+def test_a_crash_stays_a_crash_on_the_next_channel() -> None:
+    async def story(probe: Probe, source: Line, destination: Line) -> None:
+        asked = asyncio.create_task(probe.clock(deadline=soon()))
+        await source.say(Frame(kind=Kind.EVENT, code=Event.FAULT, seq=0, payload=FAULT))
+        with pytest.raises(GuestError):
+            await asked
+        probe.attach(*destination.client)
+        with pytest.raises(GuestError, match="vector 14"):
+            await probe.clock(deadline=soon())
+
+    play(story)

@@ -106,6 +106,7 @@ uint64_t bench(uint32_t kind, uint64_t pages);      /* ticks */
 enum { WORK_IDLE, WORK_SEQUENTIAL, WORK_RANDOM, WORK_HOT_SET, WORK_FULL, WORK_READ_MOSTLY, WORK_SHARED, WORK_KINDS };
 void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uint32_t pages_per_tick);
 void work_stop(void);                               /* returns when no vCPU works any more */
+bool work_is_due(const struct cpu *cpu);            /* working, and not yet out of pages for this tick */
 void work_slice(struct cpu *cpu);
 void work_tick(struct cpu *cpu);
 extern struct damage work_damage;                   /* the first damage found while running */
@@ -138,6 +139,7 @@ bool channel_pending(void);
 void channel_poll(void);                            /* handle what has come in; boot processor only */
 void channel_poll_busy(void);                       /* the same while a command is being executed */
 void channel_event(uint16_t code, const void *payload, uint32_t size);
+void channel_abort(void);                           /* ends a frame that a fault has cut short */
 struct reply {
 	uint32_t size;
 	uint8_t bytes[16384];

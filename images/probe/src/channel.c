@@ -2,7 +2,7 @@
 #include "probe.h"
 
 #define FRAME_MAGIC 0x504d5643u  /* "CVMP" */
-enum { FRAME_VERSION = 1, RING_BYTES = 8192, MAX_PAYLOAD = 2048 };
+enum { FRAME_VERSION = 1, RING_BYTES = 8192, MAX_PAYLOAD = 2048, PIECE = 16 };
 enum { KIND_REQUEST = 1, KIND_REPLY = 2, KIND_EVENT = 3, KIND_ERROR = 4 };
 
 struct header {
@@ -52,13 +52,37 @@ void reply_u64(struct reply *to, uint64_t value)
 	reply_put(to, &value, sizeof value);
 }
 
+static volatile uint32_t unsent;
+
+static void put(const void *bytes, uint32_t size)
+{
+	const uint8_t *byte = bytes;
+
+	for (uint32_t at = 0; at < size; at += PIECE) {
+		uint32_t piece = size - at < PIECE ? size - at : PIECE;
+
+		arch_channel_put(byte + at, piece);
+		unsent -= piece;
+	}
+}
+
+/* The host waits for the rest of a frame that a fault has cut short; it would take the next frame for that rest. */
+void channel_abort(void)
+{
+	static const uint8_t zero[PIECE];
+
+	for (uint32_t left = unsent; left; left -= left < PIECE ? left : PIECE)
+		arch_channel_put(zero, PIECE);
+}
+
 static void send(uint8_t kind, uint16_t code, uint32_t seq, const void *payload, uint32_t size)
 {
 	struct header header = { FRAME_MAGIC, FRAME_VERSION, kind, code, seq, size, crc32(payload, size), 0 };
 
 	header.header_crc = crc32(&header, sizeof header - sizeof header.header_crc);
-	arch_channel_put(&header, sizeof header);
-	arch_channel_put(payload, size);
+	unsent = sizeof header + size;
+	put(&header, sizeof header);
+	put(payload, size);
 }
 
 void channel_event(uint16_t code, const void *payload, uint32_t size)

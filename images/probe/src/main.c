@@ -30,7 +30,7 @@ void run_on_cpus(uint32_t mask, job_fn job)
 
 bool has_duty(const struct cpu *cpu)
 {
-	return cpu->job || cpu->working || (!cpu->index && channel_pending());
+	return cpu->job || work_is_due(cpu) || (!cpu->index && channel_pending());
 }
 
 static void do_duty(struct cpu *cpu)
@@ -43,7 +43,7 @@ static void do_duty(struct cpu *cpu)
 		job(cpu);
 		__atomic_store_n(&cpu->job, (job_fn)0, __ATOMIC_RELEASE);
 	}
-	if (cpu->working)
+	if (work_is_due(cpu))
 		work_slice(cpu);
 }
 

@@ -12,6 +12,7 @@ _Noreturn void panic(const struct panic *panic)
 	arch_halt_others();
 	console_line("PANIC vector=%u error=%x rip=%x cr2=%x cpu=%u", panic->vector, panic->error, panic->ip,
 		     panic->fault_gva, panic->cpu);
+	channel_abort();
 	channel_event(EVENT_FAULT, panic, sizeof *panic);
 	arch_halt();
 }

@@ -80,15 +80,17 @@ static void step(struct cpu *cpu, struct work *work)
 	}
 }
 
+bool work_is_due(const struct cpu *cpu)
+{
+	return cpu->working && (!cpu->work.pages_per_tick || *(const volatile uint64_t *)&cpu->work.budget);
+}
+
 void work_slice(struct cpu *cpu)
 {
 	struct work *work = &cpu->work;
 
-	if (work->pages_per_tick) {
-		if (!work->budget)
-			return arch_relax();
+	if (work->pages_per_tick)
 		work->budget--;
-	}
 	step(cpu, work);
 }
 
@@ -97,10 +99,16 @@ void work_tick(struct cpu *cpu)
 	cpu->work.budget = cpu->work.pages_per_tick;
 }
 
+static void rest(struct cpu *cpu)
+{
+	cpu->working = 0;
+}
+
 void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uint32_t pages_per_tick)
 {
 	uint64_t set = pages && pages < managed_pages ? pages : managed_pages;
 
+	run_on_cpus(mask & all_cpus(), rest);   /* a vCPU must not see its orders change amid a page */
 	for (unsigned i = 0; i < cpu_count; i++) {
 		struct work *work = &cpus[i].work;
 		uint64_t first = managed_pages * i / cpu_count, count = set * (i + 1) / cpu_count - set * i / cpu_count;
@@ -115,11 +123,6 @@ void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uin
 		__atomic_store_n(&cpus[i].working, kind != WORK_IDLE, __ATOMIC_RELEASE);
 		arch_kick(i);
 	}
-}
-
-static void rest(struct cpu *cpu)
-{
-	cpu->working = 0;
 }
 
 void work_stop(void)

@@ -45,8 +45,9 @@ unsigned arch_start_cpus(void)
 		lapic_send(tables.apic_id[i], IPI_INIT);
 		lapic_send(tables.apic_id[i], IPI_STARTUP | TRAMPOLINE >> 12);
 	}
-	while (count < tables.cpus && is_online(count))
-		count++;
+	for (; count < tables.cpus; count++)
+		while (!is_online(count))
+			console_line("cpu %u has not started yet", (uint64_t)count);
 	return count;
 }
 
