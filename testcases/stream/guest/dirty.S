@@ -1,8 +1,11 @@
 # A guest for tests of the wire: a multiboot payload that arms every timer of the PC, then rewrites 16 MiB for ever.
-# Each dword at gpa holds gpa ^ (generation * 0x01000193). Interrupts stay off: what the timers raise stays pending.
+# Each dword at gpa holds gpa ^ (generation * 0x01000193); in one more MiB only a counter in each page changes.
+# Interrupts stay off: what the timers raise stays pending.
 
         .set    FIRST, 0x00200000
         .set    END,   0x01200000
+        .set    SPARSE, 0x01400000
+        .set    SPARSE_END, 0x01500000
         .set    LAPIC, 0xfee00000
         .set    HPET,  0xfed00000
 
@@ -41,5 +44,10 @@ fill:   movl    %edi, %eax
         stosl
         cmpl    $END, %edi
         jb      fill
+        movl    $SPARSE, %edi
+count:  incl    (%edi)
+        addl    $0x1000, %edi
+        cmpl    $SPARSE_END, %edi
+        jb      count
         addl    $0x01000193, %ebx
         jmp     again
