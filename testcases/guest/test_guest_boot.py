@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from harness.guest.heartbeat import read_heartbeat
-from harness.model.errors import GuestError
+from harness.model.deadline import Deadline
+from harness.model.errors import DeadlineError, GuestError
 from harness.model.guest import FOUR_GIB, CrashKind, HaltMode, RamLayout
 
 pytestmark = pytest.mark.vm
@@ -89,6 +90,35 @@ def test_a_triple_fault_is_noticed_as_a_restart(lab: Any) -> None:
             await probe.crash(CrashKind.TRIPLE_FAULT, deadline=lab.deadline)
             with pytest.raises(GuestError, match="restarted by itself"):
                 await probe.verify(deadline=lab.deadline)
+
+    lab.play(story())
+
+
+def test_a_guest_that_hangs_is_told_from_one_that_beats(lab: Any) -> None:
+    async def story() -> None:
+        async with lab.guest(vcpus=2) as (vm, probe, guest):
+            await probe.crash(CrashKind.HANG, deadline=lab.deadline)
+            with pytest.raises(DeadlineError, match="CLOCK"):
+                await probe.clock(deadline=Deadline.after(0.3))
+            before = read_heartbeat(vm.ram, vm.layout, guest.heartbeat_gpa).vcpus
+            now = before
+            while now[1].beats < before[1].beats + 3:
+                assert not lab.deadline.has_passed
+                now = read_heartbeat(vm.ram, vm.layout, guest.heartbeat_gpa).vcpus
+            assert now[0].beats == before[0].beats
+
+    lab.play(story())
+
+
+def test_halt_stops_every_vcpu_and_leaves_qemu_running(lab: Any) -> None:
+    async def story() -> None:
+        async with lab.guest(vcpus=4) as (vm, probe, _):
+            await probe.halt(HaltMode.STOP, deadline=lab.deadline)
+            registers = ""
+            while registers.count("HLT=1") < 4:
+                assert not lab.deadline.has_passed
+                registers = await vm.monitor.execute("human-monitor-command", **{"command-line": "info registers -a"})
+            assert (await vm.monitor.execute("query-status"))["status"] == "running"
 
     lab.play(story())
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.guest.registers import register_name
+from harness.model.deadline import Deadline
 
 pytestmark = pytest.mark.vm
 SEED = 0xCAFEF00D12345678
@@ -40,7 +42,38 @@ class Debugger:
         return old
 
 
-CHANGES = {"rax": 0, "rbx": 1, "r15": 15, "rsp": 7, "fs_base": 24, "ymm0": 49, "ymm15": 64, "st": 36, "mxcsr": 65}
+async def stop_while_spinning(path: Path, deadline: Deadline) -> Debugger:
+    """Stop the machine at a moment when both vCPUs are in their spin: elsewhere registers are not canaries yet."""
+    while not deadline.has_passed:
+        debugger = Debugger(*await asyncio.open_unix_connection(path))
+        # QEMU knows registers by number only for who has read their description.
+        await debugger.ask("qXfer:features:read:target.xml:0,ffb")
+        places = []
+        for thread in ("Hg1", "Hg2"):
+            await debugger.ask(thread)
+            places.append((await debugger.ask("p10"), await debugger.ask("p0")))
+        # Two vCPUs at one place, with different values in rax: drawn ones.
+        if places[0][0] == places[1][0] and places[0][1] != places[1][1]:
+            return debugger
+        await debugger.ask("D")
+        debugger.writer.close()
+        await debugger.writer.wait_closed()
+    raise AssertionError("the vCPUs never spun at the same time")
+
+
+CHANGES = {
+    "rax": 0,
+    "rbx": 1,
+    "r15": 15,
+    "rsp": 7,
+    "fs_base": 24,
+    "kernel_gs_base": 26,
+    "cr2": 28,
+    "ymm0": 49,
+    "ymm15": 64,
+    "st": 36,
+    "mxcsr": 65,
+}
 """Register -> gdb's number of it. gdb's x87 registers do not turn with the stack, so any one of ours may be it."""
 
 
@@ -94,23 +127,17 @@ def test_a_register_changed_from_outside_is_named(first_lab: Any, register: str,
         gdb = ("-chardev", f"socket,id=gdb,path={path},server=on,wait=off", "-gdb", "chardev:gdb")
         async with first_lab.guest(*gdb, vcpus=2, memory_mib=64) as (_, probe, _):
             await probe.canary_arm(SEED, deadline=first_lab.deadline)
-            before = (await probe.heartbeat(deadline=first_lab.deadline)).vcpus
-            while (await probe.heartbeat(deadline=first_lab.deadline)).vcpus[1].beats < before[1].beats + 2:
-                pass
-            reader, writer = await asyncio.open_unix_connection(path)
-            debugger = Debugger(reader, writer)
-            # QEMU knows registers by number only for who has read their description.
-            await debugger.ask("qXfer:features:read:target.xml:0,ffb")
+            debugger = await stop_while_spinning(path, first_lab.deadline)
             number = CHANGES[register]
             await debugger.ask(f"Hg{vcpu + 1:x}")
             size = len(bytes.fromhex(await debugger.ask(f"p{number:x}")))
             value = (0x1F81).to_bytes(4, "little") if register == "mxcsr" else bytes(range(1, size + 1))
-            if register == "fs_base":
+            if register.endswith("_base"):
                 value = value[:6] + bytes(2)
             old = await debugger.set_register(vcpu + 1, number, value)
             await debugger.ask("D")
             report = await probe.canary_check(deadline=first_lab.deadline)
-            writer.close()
+            debugger.writer.close()
             (found,) = report.mismatches
             assert (found.vcpu, found.register.rstrip("01234567") if register == "st" else found.register) == (
                 vcpu,
