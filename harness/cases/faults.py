@@ -1,6 +1,6 @@
 """Known bugs that can be switched on to prove that a check catches them: of the wire, the host, the guest.
 
-``NAME`` or ``NAME:key=value,...`` on the command line, e.g. ``wire-corrupt-device:device=timer/0,field=cpu_ticks_offset``.
+``NAME`` or ``NAME:key=value,...``, e.g. ``wire-corrupt-device:device=timer/0,field=cpu_ticks_offset``.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ async def move(
         )
         notebook.has_moved = True
         await _note_move(stage, wire, moved, source, destination, number)
-        at_stop = _pulse_of(guest, source)
+        at_stop = beats_of(guest, source)
         _judge_load(stage, settings, moved, written=at_stop.pages_written - before.pages_written)
         await _judge_state(stage, guest, destination, wire)
     await _let_run(stage, guest, destination)
@@ -124,7 +124,7 @@ async def _wire(stage: Stage, destination: Vm, settings: MigrationCaseSettings, 
         Endpoint.unix(stage.runtime / f"relay{number}") if unix else Endpoint.tcp(),
         Endpoint.parse(uri),
         faults=stage.faults.wire,
-        record=stage.folder / name,
+        record=stage.folder / name if stage.faults.wire or settings.record else None,
         seed=stage.seed,
     ) as relay:
         yield _Wire(uri=relay.listen.uri, relay=relay)
@@ -206,21 +206,21 @@ async def _let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
     """Let the destination go, and see that it, and only it, lives."""
     stage.step("resume")
     host = stage.faults.host
-    source_before, destination_before = _pulse_of(guest, guest.vm), _pulse_of(guest, destination)
+    source_before, destination_before = beats_of(guest, guest.vm), beats_of(guest, destination)
     if HostFault.RESET_DESTINATION in host:
         await destination.qmp.execute("system_reset", deadline=stage.deadline)
     if HostFault.KEEP_DESTINATION_PAUSED not in host:
         await destination.qmp.execute("cont", deadline=stage.deadline)
     if HostFault.RUN_SOURCE in host:
         await guest.vm.qmp.execute("cont", deadline=stage.deadline)
-    destination_after = await _beats(stage, guest, destination, destination_before)
+    destination_after = await beats_on(stage, guest, destination, destination_before)
     pulse = Pulse(
         source_before=source_before,
-        source_after=_pulse_of(guest, guest.vm),
+        source_after=beats_of(guest, guest.vm),
         destination_before=destination_before,
         destination_after=destination_after,
-        source_run_state=await _run_state(stage, guest.vm),
-        destination_run_state=await _run_state(stage, destination),
+        source_run_state=await run_state(stage, guest.vm),
+        destination_run_state=await run_state(stage, destination),
     )
     stopped = guest.vm.qmp.latest("STOP")
     if stopped:
@@ -230,18 +230,19 @@ async def _let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
         raise CaseOverError
 
 
-async def _beats(stage: Stage, guest: Guest, vm: Vm, before: Heartbeat) -> Heartbeat:
+async def beats_on(stage: Stage, guest: Guest, vm: Vm, before: Heartbeat) -> Heartbeat:
     """The heartbeat page once every vCPU has beaten, or as it is when that takes too long."""
     deadline = stage.deadline.within(_BEAT_S)
     last = {beat.vcpu: beat.beats for beat in before.vcpus}
     while True:
-        now = _pulse_of(guest, vm)
+        now = beats_of(guest, vm)
         if all(beat.beats > last.get(beat.vcpu, 0) for beat in now.vcpus) or deadline.has_passed or not vm.is_alive:
             return now
         await asyncio.sleep(_BEAT_POLL_S)
 
 
-def _pulse_of(guest: Guest, vm: Vm) -> Heartbeat:
+def beats_of(guest: Guest, vm: Vm) -> Heartbeat:
+    """The heartbeat page of *guest* in the memory of *vm*, which need not run."""
     return read_heartbeat(vm.ram.view, guest.layout, guest.description.heartbeat_gpa)
 
 
@@ -267,7 +268,8 @@ async def _judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, bracket_s
     stage.notebook.judge("cpu/clock", check_clocks(spans))
 
 
-async def _run_state(stage: Stage, vm: Vm) -> str:
+async def run_state(stage: Stage, vm: Vm) -> str:
+    """``query-status`` of *vm*."""
     return str((await vm.qmp.execute("query-status", deadline=stage.deadline))["status"])
 
 

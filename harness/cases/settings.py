@@ -14,6 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.migration.settings import CancelAt, MigrationSettings, Transport
 from harness.model.errors import UsageError
 from harness.model.guest import Workload
+from harness.model.machine import TCG_TRIM_KIB
+
+_PASSES_PER_S = 5
+_SLOW_MIB_S = 16
+"""A bandwidth at which the first pass of any guest lasts long enough to be cancelled in."""
 
 Mib = Annotated[int, Field(ge=64, le=1 << 20)]
 
@@ -24,6 +29,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False)
 
     memory_mib: Mib = 128
+    trim_kib: Annotated[int, Field(ge=0, le=1024, multiple_of=8)] = TCG_TRIM_KIB
+    """Taken off the end of memory: 0 shows how QEMU before 9.0 loses dirty pages under TCG."""
     vcpus: int = Field(default=1, ge=1, le=8)
     machine: str = Field(default="pc-q35-7.2", pattern=r"^[a-z0-9][a-z0-9.-]*-[0-9.]+$")
     """Versioned machine type; an alias such as q35 means different things to different binaries."""
@@ -37,16 +44,22 @@ class MigrationCaseSettings(Settings):
     workload: Workload = Workload.FULL
     working_set_mib: int = Field(default=0, ge=0)
     """Memory that the workload touches; 0 is all of it."""
+    pages_per_flush: int = Field(default=64, ge=0)
+    """Pages that a vCPU writes between two flushes of its TLB; 0 never flushes. A small TLB keeps it cheap for QEMU to
+    read the dirty bitmap page by page under TCG, see trim_kib."""
     transport: Transport = Transport.UNIX
     passes: int = Field(default=2, ge=1, le=1000)
-    """Passes over the guest's memory before the migration is let go; 1 lets QEMU decide by downtime_limit_ms."""
+    """How often the dirty bitmap is read before the migration is let go: 2 is when all memory has been sent once and is
+    being sent again; 1 lets QEMU decide by downtime_limit_ms."""
     bandwidth_mib_s: int = Field(default=0, ge=0)
     """``max-bandwidth``; 0 is unlimited."""
     hold_bandwidth_mib_s: int = Field(default=0, ge=0)
-    """``max-bandwidth`` while held in precopy; 0 is bandwidth_mib_s."""
+    """``max-bandwidth`` while held in precopy; 0 lets a pass take a fifth of a second."""
     downtime_limit_ms: int = Field(default=300, ge=0, le=2_000_000)
-    relay: bool = False
-    """Put the relay between the two sides even when no fault needs it."""
+    relay: bool = True
+    """Put the relay between the two sides: it counts pages and keeps what was sent of devices and small RAM blocks."""
+    record: bool = False
+    """Keep every byte that goes over the wire, in all its versions; a wire fault implies it."""
     capabilities: Mapping[str, bool] = Field(default_factory=dict)
     """Migration capabilities by name: ``--set capabilities.xbzrle=on``."""
 
@@ -63,7 +76,7 @@ class MigrationCaseSettings(Settings):
         return MigrationSettings(
             transport=self.transport,
             max_bandwidth_mib_s=self.bandwidth_mib_s,
-            hold_bandwidth_mib_s=self.hold_bandwidth_mib_s,
+            hold_bandwidth_mib_s=self.hold_bandwidth_mib_s or self.memory_mib * _PASSES_PER_S,
             downtime_limit_ms=self.downtime_limit_ms,
             hold_passes=self.passes,
             capabilities=dict(self.capabilities),
@@ -94,7 +107,7 @@ class CancelSettings(MigrationCaseSettings):
         return MigrationSettings(
             transport=self.transport,
             hold_passes=2,
-            hold_bandwidth_mib_s=16 if slow else 0,
+            hold_bandwidth_mib_s=_SLOW_MIB_S if slow else self.memory_mib * _PASSES_PER_S,
             capabilities={**self.capabilities, **pause},
         )
 

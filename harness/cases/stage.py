@@ -140,5 +140,6 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
         accel=accel,
         vcpus=request.settings.vcpus,
         memory_mib=request.settings.memory_mib,
+        trim_kib=request.settings.trim_kib,
         kernel=str(probe_image(Arch.X86_64)),
     )

@@ -15,7 +15,6 @@ from harness.cases.stage import Stage
     "state/round-trip",
     summary="the destination is saved again before it runs; every field of every device equals what was sent",
     settings=MigrationCaseSettings,
-    relay=True,
 )
 async def round_trip(stage: Stage, settings: MigrationCaseSettings) -> None:
     """Move through the relay, which keeps what the source sent; the move itself compares."""

@@ -49,6 +49,20 @@ def check_ends(end: MigrationEnd) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
+def check_cancelled(source: SideEnd, *, phase: str) -> tuple[Finding, ...]:
+    """A migration that was cancelled in *phase* ends ``cancelled`` on the source."""
+    if source.status == "cancelled":
+        return ()
+    return (
+        Finding(
+            check="migration/cancel",
+            kind="not-cancelled",
+            where=phase,
+            detail=f"status {source.status!r} after migrate_cancel, expected cancelled; {source.error}",
+        ),
+    )
+
+
 def check_stayed_alive(alive: StayedAlive) -> tuple[Finding, ...]:
     """After a cancelled or failed attempt the source runs on, on every vCPU."""
     if alive.run_state != "running":

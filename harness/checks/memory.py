@@ -39,7 +39,7 @@ def check_guest_memory(memory: GuestMemory) -> tuple[Finding, ...]:
                 check=GUEST,
                 kind="more",
                 where=f"{memory.pages_checked} pages checked",
-                detail=f"{memory.pages_bad} bad pages in all ({kinds or told}); the first {len(memory.damages)} are listed",
+                detail=f"{memory.pages_bad} bad pages in all ({kinds or told}), {len(memory.damages)} listed",
             )
         )
     if memory.ledger_sum != memory.written_sum:

@@ -17,8 +17,10 @@ def check_redirtied(traffic: Traffic, *, passes: int) -> tuple[Finding, ...]:
         missing.append(f"no page was sent twice ({traffic.pages_sent} sent of {traffic.pages_total})")
     if traffic.pages_written == 0:
         missing.append("the guest wrote nothing between migrate and STOP")
-    if traffic.passes < passes:
-        missing.append(f"{traffic.passes} passes over the memory instead of {passes}")
+    if traffic.passes <= passes:
+        missing.append(
+            f"the dirty bitmap was read {traffic.passes} times, {passes} of them before the switch-over were due"
+        )
     return tuple(_unmet("not-redirtied", what) for what in missing)
 
 

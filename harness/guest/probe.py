@@ -67,13 +67,14 @@ class Probe:
         seed: int = 0,
         pages: int = 0,
         pages_per_tick: int = 0,
+        pages_per_flush: int = 0,
     ) -> None:
         """Start *workload* on the vCPUs of *vcpu_mask*. Memory must be filled.
 
         *pages* bounds the working set over all vCPUs (0: everything); *pages_per_tick* throttles each vCPU
-        per timer interrupt (0: not at all).
+        per timer interrupt (0: not at all); after *pages_per_flush* pages a vCPU flushes its TLB (0: never).
         """
-        payload = protocol.start_request(workload, vcpu_mask, seed, pages, pages_per_tick)
+        payload = protocol.start_request(workload, vcpu_mask, seed, pages, pages_per_tick, pages_per_flush)
         await self._channel.request(Command.START, payload, deadline)
 
     async def stop(self, *, deadline: Deadline) -> WorkReport:

@@ -140,9 +140,11 @@ def fill_request(seed: int) -> bytes:
     return _U64.pack(seed)
 
 
-def start_request(workload: Workload, mask: int, seed: int, pages: int, pages_per_tick: int) -> bytes:
-    """Payload of START. *pages* 0 means all; *pages_per_tick* 0 means no throttle."""
-    return struct.pack("<IIQQII", WORKLOAD_CODES[workload], mask, seed, pages, pages_per_tick, 0)
+def start_request(
+    workload: Workload, mask: int, seed: int, pages: int, pages_per_tick: int, pages_per_flush: int
+) -> bytes:
+    """Payload of START. *pages* 0 means all, *pages_per_tick* 0 no throttle, *pages_per_flush* 0 no TLB flush."""
+    return struct.pack("<IIQQII", WORKLOAD_CODES[workload], mask, seed, pages, pages_per_tick, pages_per_flush)
 
 
 def parse_ready(payload: bytes) -> Ready:

@@ -1,8 +1,11 @@
 """Precopy under QMP: set up both sides, hold the migration in precopy, let it go, or cancel it.
 
-Convergence is forced, not hoped for: with ``downtime-limit`` 0 QEMU's threshold is 0 bytes, so a guest that dirties its
-memory never converges (migration_iteration_run in QEMU's migration/migration.c). When the memory has been gone through
-often enough the limit is lifted, and the next iteration switches over.
+Convergence is forced, not hoped for. QEMU switches over when no more is left than ``downtime-limit`` allows at the
+bandwidth that it measured (migration_iteration_run in QEMU's migration/migration.c). While a migration is held, the
+limit is 1 ms, which a guest that dirties its memory always exceeds; then it is lifted, and the next iteration switches
+over. Two things keep that from going wrong: the limit must not be 0, because QEMU 7.2 then takes "nothing left" for
+convergence without asking what was dirtied meanwhile (ram_save_pending compares ``0 < 0``); and the first pass must
+outlast 100 ms (BUFFER_DELAY), before which the limit counts as 0; so a held migration has its own bandwidth.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from harness.vm.vm import Vm
 
 _LET_GO_MS = 2_000_000
 """Largest ``downtime-limit`` that QEMU takes (MAX_MIGRATE_DOWNTIME): switch over with whatever is left."""
+
+_HELD_MS = 1
 
 _COMMAND_S = 10.0
 
@@ -88,14 +93,17 @@ async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) ->
             f"{vm.role}: QEMU {vm.features.version} has no migration capability {', '.join(unknown)}",
             hint="choose another binary with --qemu/--qemu-dst, or drop the setting",
         )
-    states = [{"capability": name, "state": state} for name, state in sorted(wanted.items())]
+    # What an earlier attempt switched on stays on until somebody switches it off.
+    now = await _run(vm, "query-migrate-capabilities", {}, deadline)
+    stale = {entry["capability"]: False for entry in now if entry["state"]}
+    states = [{"capability": name, "state": state} for name, state in sorted({**stale, **wanted}.items())]
     await _run(vm, "migrate-set-capabilities", {"capabilities": states}, deadline)
     held = settings.hold_passes > 1
     await _set_parameters(
         vm,
         {
             "max-bandwidth": settings.hold_bandwidth_bytes if held else settings.max_bandwidth_bytes,
-            "downtime-limit": 0 if held else settings.downtime_limit_ms,
+            "downtime-limit": _HELD_MS if held else settings.downtime_limit_ms,
         },
         deadline,
     )
@@ -131,8 +139,8 @@ async def migrate(
     Raises BlockedError when the source refuses to start, LostError when a process is gone before that.
     """
     async with (
-        Watch(source, deadline=deadline, on_sample=on_sample) as watch,
-        Watch(destination, deadline=deadline) as sink,
+        Watch(source, on_sample=on_sample) as watch,
+        Watch(destination) as sink,
     ):
         await _start(source, uri, deadline)
         stalled_s, too_slow = 0.0, ""
@@ -168,7 +176,7 @@ async def cancel(source: Vm, uri: str, settings: MigrationSettings, at: CancelAt
 
     Raises PreconditionError when the migration was over before the phase came.
     """
-    async with Watch(source, deadline=deadline) as watch:
+    async with Watch(source) as watch:
         await _start(source, uri, deadline)
         if at is CancelAt.PRE_SWITCHOVER:
             await _let_go(source, settings, deadline)
@@ -257,7 +265,7 @@ async def _side(watch: Watch, *, may_exit: bool = False) -> SideEnd:
     except LostError:
         with contextlib.suppress(HarnessError):
             await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
-        return SideEnd(role=vm.role, status="lost", run_state="lost", error=vm.last_words, exit=vm.describe_exit())
+        return SideEnd(role=vm.role, status="lost", run_state="lost", error=vm.last_words, exit=vm.lost.result().words)
     error = str(watch.last.get("error-desc", "")) or (vm.last_words if watch.status == "failed" else "")
     return SideEnd(role=vm.role, status=watch.status, run_state=str(state["status"]), error=error)
 

@@ -46,7 +46,7 @@ async def save_devices(vm: Vm, folder: Path, *, deadline: Deadline) -> bytes:
 
     server = await asyncio.start_unix_server(collect, path=socket_path, limit=1 << 20)
     try:
-        async with Watch(vm, deadline=deadline) as watch:
+        async with Watch(vm) as watch:
             await vm.qmp.execute("migrate", {"uri": f"unix:{socket_path}"}, deadline=deadline.within(_COMMAND_S))
             data = await vm.guarded(asyncio.shield(chunks), deadline, what=f"{vm.role}: saving the device state")
             await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the re-save")

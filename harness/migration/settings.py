@@ -39,7 +39,7 @@ class MigrationSettings:
     hold_passes: int = 2
     """Hold the migration in precopy until the guest's memory has been gone through this many times."""
     hold_bandwidth_mib_s: int = 0
-    """Bandwidth while it is held; 0 means ``max_bandwidth_mib_s``."""
+    """Bandwidth while it is held, low enough that a pass takes more than 100 ms; 0 means ``max_bandwidth_mib_s``."""
     capabilities: Mapping[str, bool] = field(default_factory=dict)
 
     @property

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError, LostError
+from harness.model.errors import DeadlineError, HarnessError, LostError
 from harness.model.timeline import Sample
 from harness.vm.vm import Vm
 
@@ -23,21 +23,21 @@ TERMINAL = frozenset({"completed", "failed", "cancelled"})
 """MigrationStatus values after which nothing more happens; unknown states are taken as transient."""
 
 _QUERY_S = 10.0
+"""QEMU answers at once or never; the watch goes on after the deadline of whoever waits, to see the end."""
 
 
 class Watch:
     """Polls ``query-migrate`` of *vm* while the ``async with`` block runs."""
 
-    def __init__(self, vm: Vm, *, deadline: Deadline, on_sample: Callable[[Sample], None] | None = None) -> None:
+    def __init__(self, vm: Vm, *, on_sample: Callable[[Sample], None] | None = None) -> None:
         self.vm = vm
         self.started_s = time.monotonic()
         self.samples: list[Sample] = []
         self.last: Mapping[str, Any] = {}
         self.last_progress_s = self.started_s
-        self._deadline = deadline
         self._on_sample = on_sample
         self._changed = asyncio.Condition()
-        self._lost: LostError | None = None
+        self._lost: HarnessError | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -97,13 +97,13 @@ class Watch:
             while True:
                 await self._ask()
                 await asyncio.sleep(POLL_S)
-        except LostError as lost:
+        except (LostError, DeadlineError) as lost:
             async with self._changed:
                 self._lost = lost
                 self._changed.notify_all()
 
     async def _ask(self) -> None:
-        reply = await self.vm.qmp.execute("query-migrate", deadline=self._deadline.within(_QUERY_S))
+        reply = await self.vm.qmp.execute("query-migrate", deadline=Deadline.after(_QUERY_S))
         sample = sample_of(reply, time.monotonic() - self.started_s)
         if not self.samples or sample.transferred_bytes != self.samples[-1].transferred_bytes:
             self.last_progress_s = time.monotonic()

@@ -74,7 +74,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
-    """Who was alive after the switch-over: heartbeat pages of both sides before and after the destination was let go."""
+    """Who was alive: heartbeat pages of both sides, before and after the destination was let go."""
 
     source_before: Heartbeat
     source_after: Heartbeat

@@ -58,7 +58,7 @@ def _bare(binary: Knows) -> tuple[str, ...]:
 
 
 def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
-    size = f"{spec.memory_mib}M"
+    size = f"{spec.memory_bytes >> 10}K"
     ram = f"memory-backend-file,id={RAM_ID},mem-path=/proc/self/fd/{fds.ram},share=on,size={size}"
     reboot = "reset" if spec.reboots else "shutdown"
     return (

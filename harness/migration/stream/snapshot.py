@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from harness.migration.stream.blocks import BlockContents
 from harness.migration.stream.devices import decode_tail
-from harness.migration.stream.elements import Configuration, Element, RamBlockList, Tail
+from harness.migration.stream.elements import Configuration, Element, Tail
 from harness.migration.stream.parser import StreamParser
 from harness.model.device_state import DeviceState
 from harness.model.errors import StreamError

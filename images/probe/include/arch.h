@@ -24,6 +24,7 @@ void arch_irq_on(void);
 void arch_irq_off(void);
 void arch_wait_for_irq(void);                       /* called with interrupts off; on and asleep in one step */
 void arch_relax(void);
+void arch_flush_tlb(void);                          /* forget all translations of the calling vCPU */
 uint64_t arch_ticks(void);                          /* the clock that user space would read: TSC, CNTVCT */
 uint64_t arch_ticks_per_s(void);                    /* measured against the timer for about a millisecond */
 uint64_t arch_random(void);                         /* entropy for the boot id; not for secrets */

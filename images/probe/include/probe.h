@@ -32,7 +32,7 @@ uint64_t memory_page_gpa(uint64_t index);           /* managed page index -> gpa
 struct damage_log;
 typedef void (*job_fn)(struct cpu *cpu);
 struct work {
-	uint32_t kind, pages_per_tick;
+	uint32_t kind, pages_per_tick, pages_per_flush, unflushed;
 	uint64_t seed, random, first, count, next;
 	uint64_t written, verified, bad, budget;
 };
@@ -104,7 +104,8 @@ uint64_t bench(uint32_t kind, uint64_t pages);      /* ticks */
 
 /* workload.c */
 enum { WORK_IDLE, WORK_SEQUENTIAL, WORK_RANDOM, WORK_HOT_SET, WORK_FULL, WORK_READ_MOSTLY, WORK_SHARED, WORK_KINDS };
-void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uint32_t pages_per_tick);
+void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uint32_t pages_per_tick,
+		uint32_t pages_per_flush);
 void work_stop(void);                               /* returns when no vCPU works any more */
 bool work_is_due(const struct cpu *cpu);            /* working, and not yet out of pages for this tick */
 void work_slice(struct cpu *cpu);

@@ -78,7 +78,8 @@ static uint32_t start(const uint8_t *payload, struct reply *reply)
 		return NOT_FILLED;
 	if (get_u32(payload) >= WORK_KINDS)
 		return BAD_PAYLOAD;
-	work_start(get_u32(payload), get_u32(payload + 4), get_u64(payload + 8), get_u64(payload + 16), get_u32(payload + 24));
+	work_start(get_u32(payload), get_u32(payload + 4), get_u64(payload + 8), get_u64(payload + 16), get_u32(payload + 24),
+		get_u32(payload + 28));
 	return OK;
 }
 

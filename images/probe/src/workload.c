@@ -91,6 +91,10 @@ void work_slice(struct cpu *cpu)
 
 	if (work->pages_per_tick)
 		work->budget--;
+	if (work->pages_per_flush && ++work->unflushed >= work->pages_per_flush) {
+		work->unflushed = 0;
+		arch_flush_tlb();
+	}
 	step(cpu, work);
 }
 
@@ -104,7 +108,8 @@ static void rest(struct cpu *cpu)
 	cpu->working = 0;
 }
 
-void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uint32_t pages_per_tick)
+void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uint32_t pages_per_tick,
+		uint32_t pages_per_flush)
 {
 	uint64_t set = pages && pages < managed_pages ? pages : managed_pages;
 
@@ -119,6 +124,7 @@ void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uin
 			first = 0, count = set;
 		*work = (struct work){ .kind = kind, .seed = seed, .first = first, .count = count ? count : 1 };
 		work->pages_per_tick = kind == WORK_FULL ? 0 : pages_per_tick;
+		work->pages_per_flush = pages_per_flush;
 		work->random = pattern_key(i, kind, seed) | 1;
 		__atomic_store_n(&cpus[i].working, kind != WORK_IDLE, __ATOMIC_RELEASE);
 		arch_kick(i);

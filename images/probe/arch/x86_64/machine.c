@@ -83,6 +83,14 @@ void arch_relax(void)
 	__asm__ volatile("pause" : : : "memory");
 }
 
+void arch_flush_tlb(void)
+{
+	uint64_t root;
+
+	/* No page is global, so this forgets them all. */
+	__asm__ volatile("mov %%cr3, %0; mov %0, %%cr3" : "=r"(root) : : "memory");
+}
+
 uint64_t arch_ticks(void)
 {
 	uint32_t low, high;

@@ -1,0 +1,30 @@
+"""An attempt that is cancelled on purpose: the source must run on as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+
+from harness.cases.hop import beats_of, beats_on, run_state
+from harness.cases.settings import CancelSettings
+from harness.cases.stage import Guest, Stage
+from harness.checks.ends import check_cancelled, check_stayed_alive
+from harness.migration.driver import cancel, listen, prepare
+from harness.migration.settings import CancelAt
+from harness.model.evidence import StayedAlive
+
+
+async def cancelled_attempt(stage: Stage, guest: Guest, settings: CancelSettings, at: CancelAt, *, number: int) -> None:
+    """Migrate to a destination of its own, cancel in phase *at*, and see the source go on."""
+    stage.step(f"cancel in {at}")
+    plan = settings.cancelled_migration(at)
+    role = f"cancelled{number + 1}"
+    destination = await stage.start(role, incoming=True, features=stage.binaries.destination)
+    await asyncio.gather(*(prepare(vm, plan, deadline=stage.deadline) for vm in (guest.vm, destination)))
+    uri = await listen(destination, f"unix:{stage.runtime / role}", deadline=stage.deadline)
+    moved = await cancel(guest.vm, uri, plan, at, deadline=stage.deadline)
+    stage.notebook.judge("migration/cancel", check_cancelled(moved.end.source, phase=at))
+    before = beats_of(guest, guest.vm)
+    after = await beats_on(stage, guest, guest.vm, before)
+    alive = StayedAlive(run_state=await run_state(stage, guest.vm), before=before, after=after)
+    stage.notebook.judge("migration/source-alive", check_stayed_alive(alive))
+    stage.retire(destination)
