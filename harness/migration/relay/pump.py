@@ -25,6 +25,8 @@ from harness.model.wire import AppliedFault, WireEnd
 from harness.model.wire import WireFaultName as Name
 
 CHUNK_BYTES = 1 << 20
+LEAST_RECEIVE_BYTES = 256 << 10
+PAUSE_MS = 10
 RETURN_CHUNK_BYTES = 1 << 16
 CONNECT_TIMEOUT_S = 10.0
 HOLD_MS = 1000
@@ -114,24 +116,44 @@ class Pump:
     def _forward(self) -> None:
         assert self._source is not None
         buffer = memoryview(bytearray(CHUNK_BYTES))
-        while count := self._receive(self._source, buffer):
-            strike = self._chunk(buffer[:count])
-            if strike is not None:
-                self._strike(strike)
-                return
+        if self._editor is None:
+            self._forward_as_it_is(self._source, buffer)
+        elif (strike := self._forward_edited(self._source, buffer, self._editor)) is not None:
+            self._strike(strike)
+            return
         self._close_stream()
+
+    def _forward_as_it_is(self, source: socket.socket, buffer: memoryview) -> None:
+        """Send each piece at once; count pages when a whole buffer went by, or when the source pauses.
+
+        Pieces are small (a unix socket gives 200 KiB), and the counting has a price per call.
+        """
+        filled = 0
+        try:
+            while True:
+                if filled and (len(buffer) - filled < LEAST_RECEIVE_BYTES or not _is_readable(source, PAUSE_MS)):
+                    done, filled = filled, 0
+                    self._account(buffer[:done])
+                count = source.recv_into(buffer[filled:])
+                if not count:
+                    return
+                self._send(buffer[filled : filled + count])
+                filled += count
+        finally:
+            # What was sent is counted, also when the connection breaks.
+            self._account(buffer[:filled])
+
+    def _forward_edited(self, source: socket.socket, buffer: memoryview, editor: StreamEditor) -> Name | None:
+        while count := self._receive(source, buffer):
+            strike = self._edit(editor, self._parse(buffer[:count]))
+            if strike is not None:
+                return strike
+        return None
 
     def _receive(self, source: socket.socket, buffer: memoryview) -> int:
         if self._editor is not None and self._editor.is_holding and not _is_readable(source, HOLD_MS):
             self._send(self._editor.release())
         return source.recv_into(buffer)
-
-    def _chunk(self, chunk: memoryview) -> Name | None:
-        if self._editor is None:
-            self._send(chunk)
-            self._account(chunk)
-            return None
-        return self._edit(self._editor, self._parse(chunk))
 
     def _account(self, chunk: memoryview) -> None:
         """Parse for the books only: what cannot be parsed is forwarded all the same."""

@@ -48,13 +48,18 @@ class BlockLedger:
 
     def add(self, indexes: NDArray[np.intp], flags: NDArray[np.uint64], pass_number: int) -> None:
         """Count records of one pass; *indexes* ascend, so none stands twice."""
+        start, end = int(indexes[0]), int(indexes[-1]) + 1
+        # The first pass and full rewrites send every page in turn, and a slice costs a third of an index array.
+        where = slice(start, end) if end - start == len(indexes) else indexes
         is_data, is_zero = flags == FLAG_PAGE, flags == FLAG_ZERO
-        self.data[indexes] += is_data
-        self.zero[indexes] += is_zero
-        self.delta[indexes] += ~(is_data | is_zero)
-        first = self.first_pass[indexes]
-        self.first_pass[indexes] = np.where(first == 0, pass_number, first)
-        self.last_pass[indexes] = pass_number
+        self.data[where] += is_data
+        self.zero[where] += is_zero
+        is_delta = ~(is_data | is_zero)
+        if is_delta.any():
+            self.delta[where] += is_delta
+        first = self.first_pass[where]
+        self.first_pass[where] = np.where(first == 0, pass_number, first)
+        self.last_pass[where] = pass_number
 
 
 class PageLedger:
