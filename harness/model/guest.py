@@ -144,8 +144,8 @@ class GuestMemory:
 
     @property
     def is_clean(self) -> bool:
-        """No page is wrong, and ledger and writers agree."""
-        return self.pages_bad == 0 and self.ledger_sum == self.written_sum
+        """Pages were checked, none is wrong, and ledger and writers agree."""
+        return self.pages_checked > 0 and self.pages_bad == 0 and self.ledger_sum == self.written_sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

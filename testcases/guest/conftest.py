@@ -20,6 +20,7 @@ from harness.guest.probe import Probe
 from harness.hosts.machine_probe import find_emulators
 from harness.model.deadline import Deadline
 from harness.model.guest import GuestDescription, RamLayout
+from harness.model.machine import TCG_TRIM_KIB
 
 CHECKOUT = Path(__file__).parents[2]
 QEMUS = find_emulators("x86_64", CHECKOUT)
@@ -82,10 +83,11 @@ class Lab:
         async with AsyncExitStack() as stack:
             ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
             memfd = os.memfd_create("cvmig-test")
-            os.ftruncate(memfd, memory_mib << 20)
-            area = mmap.mmap(memfd, memory_mib << 20)
+            memory_kib = (memory_mib << 10) - TCG_TRIM_KIB
+            os.ftruncate(memfd, memory_kib << 10)
+            area = mmap.mmap(memfd, memory_kib << 10)
             fds = [memfd, *(end.fileno() for end in theirs)]
-            words = command_line(str(self.qemu), fds, vcpus, memory_mib, console)
+            words = command_line(str(self.qemu), fds, vcpus, memory_kib, console)
             process = await asyncio.create_subprocess_exec(*words, *options, pass_fds=fds)
             stack.push_async_callback(end_process, process)
             os.close(memfd)
@@ -96,7 +98,7 @@ class Lab:
             for writer in (monitor.streams[1], channel[1]):
                 stack.push_async_callback(close_writer, writer)
             await monitor.execute("qmp_capabilities")
-            layout = RamLayout.q35(memory_mib << 20)
+            layout = RamLayout.q35(memory_kib << 10)
             yield Vm(
                 process=process, channel=channel, monitor=monitor, ram=memoryview(area), layout=layout, console=console
             )
@@ -116,13 +118,13 @@ class Lab:
         asyncio.run(story)
 
 
-def command_line(qemu: str, fds: list[int], vcpus: int, memory_mib: int, console: Path) -> list[str]:
+def command_line(qemu: str, fds: list[int], vcpus: int, memory_kib: int, console: Path) -> list[str]:
     memfd, monitor, channel = fds
     return [
         *(qemu, "-name", "cvmig-probe-test", "-nodefaults", "-display", "none", "-no-user-config"),
         *("-machine", "pc-q35-7.2,memory-backend=ram", "-accel", "tcg", "-cpu", "max"),
-        *("-m", str(memory_mib), "-smp", str(vcpus), "-kernel", str(probe_image())),
-        *("-object", f"memory-backend-file,id=ram,size={memory_mib}M,mem-path=/proc/self/fd/{memfd},share=on"),
+        *("-m", f"{memory_kib}K", "-smp", str(vcpus), "-kernel", str(probe_image())),
+        *("-object", f"memory-backend-file,id=ram,size={memory_kib}K,mem-path=/proc/self/fd/{memfd},share=on"),
         *("-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
         *("-serial", f"file:{console}", "-chardev", f"socket,id=channel,fd={channel}", "-serial", "chardev:channel"),
     ]

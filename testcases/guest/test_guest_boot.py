@@ -9,7 +9,7 @@ import pytest
 from harness.guest.heartbeat import read_heartbeat
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, GuestError
-from harness.model.guest import FOUR_GIB, CrashKind, HaltMode, RamLayout
+from harness.model.guest import FOUR_GIB, CrashKind, HaltMode
 
 pytestmark = pytest.mark.vm
 MIB = 1 << 20
@@ -34,8 +34,8 @@ def test_all_vcpus_start_and_beat(lab: Any, vcpus: int) -> None:
 @pytest.mark.parametrize("memory_mib", [64, 128, 3072, 5120])
 def test_ram_is_found_on_both_sides_of_the_hole(lab: Any, memory_mib: int) -> None:
     async def story() -> None:
-        async with lab.guest(memory_mib=memory_mib) as (_, _, guest):
-            layout = RamLayout.q35(memory_mib * MIB)
+        async with lab.guest(memory_mib=memory_mib) as (vm, _, guest):
+            layout = vm.layout
             found = sum(span.size_bytes for span in guest.ram)
             # The firmware keeps the legacy hole below 1 MiB and its tables at the end of low memory.
             assert memory_mib * MIB - found < 2 * MIB
