@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
+import numpy as np
+
 from harness.migration.stream.cursor import U64, Cursor
 from harness.migration.stream.elements import RamBlock, RamBlockList, RamMark, RamPages
 from harness.migration.stream.format import (
@@ -23,6 +25,8 @@ from harness.model.memory import PAGE_SIZE
 NEXT_DATA_PAGE = FLAG_PAGE | FLAG_CONTINUE
 NEXT_ZERO_PAGE = FLAG_ZERO | FLAG_CONTINUE
 WORD_BYTES = 8
+LONG_RUN_RECORDS = 16
+BACK_OFF_RECORDS = 64
 ZERO_RECORD_BYTES = WORD_BYTES + 1
 MAX_BLOCK_PAGE_BYTES = 16 << 30
 """The largest huge page of any architecture."""
@@ -141,11 +145,20 @@ class RamScanner:
         data_bytes = WORD_BYTES + self._page_size
         unpack_from = U64.unpack_from
         add_word, add_start = words.append, starts.append
+        no_run_before = pos
         while pos <= last_start:
             (word,) = unpack_from(view, pos)
             flags = word & mask
             if flags == NEXT_DATA_PAGE:
                 after = pos + data_bytes
+                if pos >= no_run_before and end - pos >= LONG_RUN_RECORDS * data_bytes:
+                    run = self._data_run(view, pos)
+                    words += run
+                    starts += range(pos, pos + len(run) * data_bytes, data_bytes)
+                    pos += len(run) * data_bytes
+                    # Where pages of zeros lie between, looking ahead again soon would cost more than it saves.
+                    no_run_before = pos + (0 if len(run) >= LONG_RUN_RECORDS else BACK_OFF_RECORDS * data_bytes)
+                    continue
             elif flags == NEXT_ZERO_PAGE:
                 after = pos + ZERO_RECORD_BYTES
             else:
@@ -156,6 +169,15 @@ class RamScanner:
             add_start(pos)
             pos = after
         return pos
+
+    def _data_run(self, view: memoryview, pos: int) -> list[int]:
+        """Words of the plain data pages that follow each other at *pos*, at least one, found with one strided look."""
+        data_bytes = WORD_BYTES + self._page_size
+        count = (len(view) - pos) // data_bytes
+        words = np.ndarray((count,), dtype=">u8", buffer=view, offset=pos, strides=(data_bytes,))
+        others = np.flatnonzero((words & np.uint64(self._page_size - 1)) != NEXT_DATA_PAGE)
+        run: list[int] = words[: others[0] if len(others) else count].tolist()
+        return run
 
     def _used_bytes(self, block: str, offset: int) -> int:
         known = self.blocks.get(block)
