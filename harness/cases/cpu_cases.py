@@ -24,7 +24,7 @@ async def state(stage: Stage, settings: MigrationCaseSettings) -> None:
     """Arm the canaries, move, compare."""
     guest, destination = await asyncio.gather(stage.boot(), start_destination(stage, 0))
     await guest.probe.canary_arm(stage.seed.sub("canary"), deadline=stage.deadline)
-    guest = await move(stage, guest, settings, destination=destination)
+    guest = await move(stage, guest, settings, destination=destination, is_last=False)
     report = await guest.vm.guarded(
         guest.probe.canary_check(deadline=stage.deadline), stage.deadline, what="the registers to be compared"
     )

@@ -78,7 +78,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 HostFault.OTHER_MACHINE,
                 "management",
                 "starts the destination with another machine type, which it then refuses to load",
-                "migration/ends: refused",
+                "migration/ends: not-loaded",
             ),
             _host(HostFault.KILL_SOURCE, "QEMU", "kills the source in the midst of the migration", "lost"),
             _host(HostFault.KILL_DESTINATION, "QEMU", "kills the destination in the midst of the migration", "lost"),

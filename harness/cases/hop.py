@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 
 from harness.cases.faults import HostFault
+from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import CaseOverError, Guest, Stage, machine_of
 from harness.checks.device_state import check_device_state
@@ -25,6 +26,7 @@ from harness.guest.heartbeat import read_heartbeat
 from harness.migration.compare import compare_block, compare_ram
 from harness.migration.driver import Moved, listen, migrate, prepare, traffic_of
 from harness.migration.relay import Endpoint, Relay
+from harness.migration.relay.faults import CATALOGUE
 from harness.migration.resave import save_devices
 from harness.migration.settings import Transport
 from harness.migration.story import SideEvent, timeline_of
@@ -34,7 +36,7 @@ from harness.model.errors import DeadlineError, TooSlowError, UnsupportedError
 from harness.model.evidence import ClockSpan, Pulse
 from harness.model.guest import Heartbeat
 from harness.model.timeline import Sample
-from harness.model.wire import WireAccount
+from harness.model.wire import WireAccount, WireFault
 from harness.report.events import SAMPLE
 from harness.vm.vm import Vm
 
@@ -48,6 +50,9 @@ _BEAT_POLL_S = 0.002
 
 _WIRE_S = 5.0
 """How long the wire may take to close after a completed migration."""
+
+_TARGETS = 256
+"""Candidates that a wire fault on pages chooses from."""
 
 STREAM = "stream.bin"
 """The captured stream of a hop, in the case's folder (with the hop's number from the second on)."""
@@ -66,16 +71,27 @@ async def start_destination(stage: Stage, number: int) -> Vm:
     """Start the VM that hop *number* (from 0) goes to: the two binaries take turns."""
     features = stage.binaries.source if number % 2 else stage.binaries.destination
     role = "dst" if number == 0 else f"dst{number + 1}"
-    spec = machine_of(stage.request, stage.binaries.accel)
+    spec = replace(
+        machine_of(stage.request, stage.binaries.accel), reboots=HostFault.RESET_DESTINATION in stage.faults.host
+    )
     if HostFault.OTHER_MACHINE in stage.faults.host:
         spec = replace(spec, machine=_another_machine(spec.machine, features.machines))
     return await stage.start(role, incoming=True, features=features, spec=spec)
 
 
 async def move(
-    stage: Stage, guest: Guest, settings: MigrationCaseSettings, *, number: int = 0, destination: Vm | None = None
+    stage: Stage,
+    guest: Guest,
+    settings: MigrationCaseSettings,
+    *,
+    number: int = 0,
+    destination: Vm | None = None,
+    is_last: bool = True,
 ) -> Guest:
     """Move *guest* live and judge the move; returns the guest in its new VM, running.
+
+    With *is_last* the workload is told to stop before the destination runs, so that it hardly writes over what the
+    guest is to verify; else it works on.
 
     Raises CaseOverError when the ends show that nothing arrived, and what the driver and the probe raise.
     """
@@ -83,7 +99,7 @@ async def move(
     source, notebook = guest.vm, stage.notebook
     plan = settings.migration()
     await asyncio.gather(*(prepare(vm, plan, deadline=stage.deadline) for vm in (source, destination)))
-    async with _wire(stage, destination, settings, number) as wire:
+    async with _wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
         bracket_s = time.monotonic()
         before = await guest.probe.heartbeat(deadline=stage.deadline, reset_gaps=True)
@@ -101,14 +117,24 @@ async def move(
         at_stop = beats_of(guest, source)
         _judge_load(stage, settings, moved, written=at_stop.pages_written - before.pages_written)
         await _judge_state(stage, guest, destination, wire)
-    await _let_run(stage, guest, destination)
     guest.probe.attach(*destination.channel)
+    arrived = replace(guest, vm=destination)
+    stopping = asyncio.create_task(stop_work(stage, arrived)) if is_last else None
+    try:
+        await _let_run(stage, guest, destination)
+        if stopping:
+            await stopping
+    finally:
+        if stopping:
+            stopping.cancel()
     await _judge_clocks(stage, guest, before, bracket_s)
-    return replace(guest, vm=destination)
+    return arrived
 
 
 @asynccontextmanager
-async def _wire(stage: Stage, destination: Vm, settings: MigrationCaseSettings, number: int) -> AsyncIterator[_Wire]:
+async def _wire(
+    stage: Stage, guest: Guest, destination: Vm, settings: MigrationCaseSettings, number: int
+) -> AsyncIterator[_Wire]:
     """Make the destination listen, with the relay before it when the case wants one."""
     unix = settings.transport is Transport.UNIX
     uri = await listen(
@@ -123,11 +149,22 @@ async def _wire(stage: Stage, destination: Vm, settings: MigrationCaseSettings, 
     async with Relay(
         Endpoint.unix(stage.runtime / f"relay{number}") if unix else Endpoint.tcp(),
         Endpoint.parse(uri),
-        faults=stage.faults.wire,
+        faults=_aimed(stage, guest),
         record=stage.folder / name if stage.faults.wire or settings.record else None,
         seed=stage.seed,
     ) as relay:
         yield _Wire(uri=relay.listen.uri, relay=relay)
+
+
+def _aimed(stage: Stage, guest: Guest) -> tuple[WireFault, ...]:
+    """The wire faults, those on pages aimed at pages that carry the pattern: what happened to them can be told."""
+    rng = stage.seed.rng("wire-targets")
+    pages = rng.sample(range(guest.description.managed_pages), k=min(_TARGETS, guest.description.managed_pages))
+    targets = tuple(guest.layout.gpa_to_ram(guest.description.page_gpa(page)) for page in sorted(pages))
+    return tuple(
+        replace(fault, targets=targets) if CATALOGUE[fault.name].is_page_fault and not fault.targets else fault
+        for fault in stage.faults.wire
+    )
 
 
 async def _note_move(stage: Stage, wire: _Wire, moved: Moved, source: Vm, destination: Vm, number: int) -> None:

@@ -6,8 +6,14 @@ from harness.cases.faults import HostFault
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import Guest, Stage
 from harness.checks.memory import GUEST, check_guest_memory, check_running_reads
-from harness.model.guest import CrashKind, Workload
+from harness.model.guest import CrashKind, Workload, WorkReport
 from harness.model.memory import PAGE_SHIFT
+
+_ANSWER_S = 10.0
+"""A guest that lives answers in milliseconds; one that is silent for so long does not live."""
+
+_VERIFY_S_PER_GIB = 20.0
+"""Far below the slowest verification that was seen, under TCG on a busy machine."""
 
 
 async def fill_and_load(stage: Stage, guest: Guest, settings: MigrationCaseSettings) -> None:
@@ -26,15 +32,23 @@ async def fill_and_load(stage: Stage, guest: Guest, settings: MigrationCaseSetti
         )
 
 
+async def stop_work(stage: Stage, guest: Guest) -> WorkReport:
+    """Stop the workload; what its readers met while it ran is told by the report. Safe to call again."""
+    deadline = stage.deadline.within(_ANSWER_S)
+    return await guest.vm.guarded(
+        guest.probe.stop(deadline=deadline), deadline, what="the workload to stop", guest_too=True
+    )
+
+
 async def verify(stage: Stage, guest: Guest) -> None:
     """Stop the workload and let the guest judge all of its memory, on all vCPUs."""
     stage.step("verify")
     await _strike(stage, guest)
+    deadline = stage.deadline.within(_ANSWER_S + _VERIFY_S_PER_GIB * guest.vm.ram.size_bytes / (1 << 30))
     with stage.notebook.timed("guest_verify_s"):
-        vm = guest.vm
-        work = await vm.guarded(guest.probe.stop(deadline=stage.deadline), stage.deadline, what="the workload to stop")
-        memory = await vm.guarded(
-            guest.probe.verify(deadline=stage.deadline), stage.deadline, what="the guest's verdict"
+        work = await stop_work(stage, guest)
+        memory = await guest.vm.guarded(
+            guest.probe.verify(deadline=deadline), deadline, what="the guest to verify its memory", guest_too=True
         )
     stage.notebook.judge(GUEST, check_guest_memory(memory))
     stage.notebook.judge("memory/running-reads", check_running_reads(work))

@@ -84,7 +84,7 @@ async def ping_pong(stage: Stage, settings: PingPongSettings) -> None:
         is_last = number == settings.hops - 1
         following = None if is_last else asyncio.ensure_future(start_destination(stage, number + 1))
         left = guest.vm
-        guest = await move(stage, guest, settings, number=number, destination=destination)
+        guest = await move(stage, guest, settings, number=number, destination=destination, is_last=is_last)
         stage.retire(left)
         if following:
             destination = await following

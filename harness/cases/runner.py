@@ -79,7 +79,7 @@ async def run_case(
 async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events: EventLog, keeper: Keeper) -> _Outcome:
     deadline = Deadline.after(request.settings.deadline_s)
     try:
-        async with asyncio.timeout(deadline.left_s):
+        async with asyncio.timeout(deadline.left_s + _GRACE_S):
             binaries = await find_binaries(request, keeper=keeper, deadline=deadline)
             notebook.versions.update(_versions(request, binaries))
             with runtime_folder(keeper) as runtime:
@@ -108,6 +108,9 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
         return _judged(notebook, _Outcome(Verdict.ERROR, f"bug in the harness: {bug!r}; see traceback.txt"))
     return _judged(notebook, None)
 
+
+_GRACE_S = 5.0
+"""Every wait inside knows the deadline and says what it waited for; this is for one that does not."""
 
 _VERDICTS: tuple[tuple[type[HarnessError], Verdict], ...] = (
     (UnsupportedError, Verdict.UNSUPPORTED),

@@ -13,7 +13,7 @@ _LOADED = {"paused", "postmigrate"}
 
 def check_ends(end: MigrationEnd) -> tuple[Finding, ...]:
     """Source completed and stopped; destination loaded and not yet running; the return path said 0."""
-    findings = [*_lost(end.source), *([] if _refused(end.destination) else _lost(end.destination))]
+    findings = [*_lost(end.source), *([] if _gave_up(end.destination) else _lost(end.destination))]
     if findings:
         return tuple(findings)
     if end.source.status != "completed" or end.destination.status not in {"completed", "none"}:
@@ -101,7 +101,7 @@ def _lost(side: SideEnd) -> list[Finding]:
     ]
 
 
-def _refused(destination: SideEnd) -> bool:
+def _gave_up(destination: SideEnd) -> bool:
     """QEMU's incoming side ends with exit(1) when it cannot load a stream (process_incoming_migration_co)."""
     return destination.exit == "exited with status 1"
 
@@ -109,8 +109,8 @@ def _refused(destination: SideEnd) -> bool:
 def _not_completed(end: MigrationEnd) -> Finding:
     if end.stalled_s:
         kind, why = "stalled", f"no byte was transferred in the last {end.stalled_s:.1f} s"
-    elif _refused(end.destination):
-        kind, why = "refused", "the destination refused the stream"
+    elif _gave_up(end.destination):
+        kind, why = "not-loaded", "the destination could not load the stream"
     else:
         kind, why = "failed", "the migration did not complete"
     words = "; ".join(

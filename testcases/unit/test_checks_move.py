@@ -74,7 +74,7 @@ def test_clean_evidence_is_silent():
                 source=replace(END.source, status="failed"),
                 destination=SideEnd(role="dst", status="lost", run_state="lost", exit="exited with status 1"),
             ),
-            "refused",
+            "not-loaded",
             Verdict.FAIL,
         ),
         (
