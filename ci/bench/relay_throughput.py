@@ -65,9 +65,9 @@ async def one(keeper: Keeper, features: Features, deadline: Deadline, *, tcp: bo
 
 
 async def move(source: Vm, destination: Vm, folder: Path, deadline: Deadline, *, tcp: bool, relayed: bool) -> float:
-    return_path = [{"capability": "return-path", "state": True}]
+    wanted_capabilities = [{"capability": name, "state": True} for name in ("return-path", "events")]
     for vm in (source, destination):
-        await vm.qmp.execute("migrate-set-capabilities", {"capabilities": return_path}, deadline=deadline)
+        await vm.qmp.execute("migrate-set-capabilities", {"capabilities": wanted_capabilities}, deadline=deadline)
     limits = {"max-bandwidth": 100 << 30, "downtime-limit": 20_000}
     await source.qmp.execute("migrate-set-parameters", limits, deadline=deadline)
     wanted = "tcp:127.0.0.1:0" if tcp else f"unix:{folder}/in.sock"
@@ -95,8 +95,10 @@ async def bound(vm: Vm, deadline: Deadline) -> Endpoint:
 
 
 async def completed(vm: Vm, deadline: Deadline) -> None:
-    while (await vm.qmp.execute("query-migrate", deadline=deadline)).get("status") != "completed":  # noqa: ASYNC110
-        await asyncio.sleep(0.002)
+    """An event, because asking again and again would take time from the relay in this process."""
+    ends = {"completed", "failed"}
+    event = await vm.qmp.wait_event("MIGRATION", where=lambda data: data["status"] in ends, deadline=deadline)
+    assert event.data["status"] == "completed", vm.last_words
 
 
 if __name__ == "__main__":

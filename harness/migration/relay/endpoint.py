@@ -90,9 +90,10 @@ class Endpoint:
 
 
 def tune(connection: socket.socket) -> None:
-    """Large buffers, and no delay for the small messages of the return path."""
+    """Large buffers for unix sockets; tcp sizes its own, and must not delay the return path's small messages."""
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
-    if connection.family != socket.AF_UNIX:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
