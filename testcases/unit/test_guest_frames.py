@@ -42,3 +42,11 @@ def test_a_flipped_bit_costs_that_frame_and_no_other(bit: int) -> None:
     wire = bytearray(FIRST.encode())
     wire[bit // 8] ^= 1 << bit % 8
     assert FrameReader().feed(bytes(wire) + SECOND.encode()) == [SECOND]
+
+
+@pytest.mark.parametrize("sent", [HEADER_BYTES, HEADER_BYTES + 16, HEADER_BYTES + 32])
+def test_a_frame_that_a_fault_cut_short_does_not_swallow_the_next(sent: int) -> None:
+    # The guest fills the rest with zero bytes, rounded up to its UART's FIFO.
+    wire = FIRST.encode()
+    rest = -(-(len(wire) - sent) // 16) * 16
+    assert FrameReader().feed(wire[:sent] + bytes(rest) + SECOND.encode()) == [SECOND]
