@@ -88,7 +88,7 @@ class Pump:
                 _shutdown(connection, socket.SHUT_RDWR)
 
     def _open(self) -> bool:
-        select.select([self._listener, self._wake_r], [], [])
+        _is_readable(self._listener, self._wake_r)
         if self._stop.is_set():
             self._books.finish(WireEnd.ABORTED)
             return False
@@ -131,7 +131,9 @@ class Pump:
         filled = 0
         try:
             while True:
-                if filled and (len(buffer) - filled < LEAST_RECEIVE_BYTES or not _is_readable(source, PAUSE_MS)):
+                if filled and (
+                    len(buffer) - filled < LEAST_RECEIVE_BYTES or not _is_readable(source, timeout_ms=PAUSE_MS)
+                ):
                     done, filled = filled, 0
                     self._account(buffer[:done])
                 count = source.recv_into(buffer[filled:])
@@ -151,7 +153,7 @@ class Pump:
         return None
 
     def _receive(self, source: socket.socket, buffer: memoryview) -> int:
-        if self._editor is not None and self._editor.is_holding and not _is_readable(source, HOLD_MS):
+        if self._editor is not None and self._editor.is_holding and not _is_readable(source, timeout_ms=HOLD_MS):
             self._send(self._editor.release())
         return source.recv_into(buffer)
 
@@ -308,7 +310,9 @@ def _reset_on_close(connection: socket.socket | None) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _is_readable(connection: socket.socket, timeout_ms: int) -> bool:
+def _is_readable(*connections: socket.socket, timeout_ms: int | None = None) -> bool:
+    """Whether one of them has something to read, or has ended, within *timeout_ms* (None: wait for it)."""
     poll = select.poll()
-    poll.register(connection, select.POLLIN)
+    for connection in connections:
+        poll.register(connection, select.POLLIN)
     return bool(poll.poll(timeout_ms))
