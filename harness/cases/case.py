@@ -33,15 +33,17 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
+UNLISTED: dict[str, Case] = {}
+"""Cases that need more than a name, such as a file: no glob finds them, and no list tells of them."""
 
 
 def case(
-    case_id: str, *, summary: str, settings: type[S], nightly: bool = False, **defaults: Any
+    case_id: str, *, summary: str, settings: type[S], nightly: bool = False, listed: bool = True, **defaults: Any
 ) -> Callable[[Callable[[Stage, S], Awaitable[None]]], Callable[[Stage, S], Awaitable[None]]]:
     """Register the decorated coroutine as *case_id*."""
 
     def register(play: Callable[[Stage, S], Awaitable[None]]) -> Callable[[Stage, S], Awaitable[None]]:
-        CASES[case_id] = Case(
+        (CASES if listed else UNLISTED)[case_id] = Case(
             id=case_id, summary=summary, settings=settings, defaults=defaults, play=play, nightly=nightly
         )
         return play
@@ -56,11 +58,16 @@ def find_cases(patterns: Iterable[str]) -> list[Case]:
     """
     found: dict[str, Case] = {}
     for pattern in patterns:
-        names = [name for name in CASES if fnmatch.fnmatchcase(name, pattern)]
+        names = [name for name in CASES if fnmatch.fnmatchcase(name, pattern)] or [*UNLISTED.keys() & {pattern}]
         if not names:
             raise UsageError(f"unknown case {pattern!r}", hint=_suggestion(pattern))
-        found.update((name, CASES[name]) for name in names)
+        found.update((name, named_case(name)) for name in names)
     return list(found.values())
+
+
+def named_case(case_id: str) -> Case:
+    """The case of exactly this name, listed or not. Raises KeyError."""
+    return CASES[case_id] if case_id in CASES else UNLISTED[case_id]
 
 
 def _suggestion(pattern: str) -> str:

@@ -12,8 +12,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from harness.cases.faults import HostFault
+from harness.cases.heat import heat_of
 from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import CaseOverError, Guest, Stage, machine_of
@@ -35,9 +37,12 @@ from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, TooSlowError, UnsupportedError
 from harness.model.evidence import ClockSpan, Pulse
 from harness.model.guest import Heartbeat
+from harness.model.memory import PAGE_SIZE
 from harness.model.timeline import Sample
-from harness.model.wire import WireAccount, WireFault
+from harness.model.wire import WireAccount, WireFault, WireFaultName
 from harness.report.events import SAMPLE
+from harness.report.store import write_whole
+from harness.vm.commandline import RAM_ID
 from harness.vm.vm import Vm
 
 _RESERVE_S = 5.0
@@ -56,6 +61,14 @@ _TARGETS = 256
 
 STREAM = "stream.bin"
 """The captured stream of a hop, in the case's folder (with the hop's number from the second on)."""
+
+
+def sent_devices_path(stream: Path) -> Path:
+    """Where the device sections lie as the source sent them, beside a captured *stream* that a fault may have touched.
+
+    Only a replay wants them, so a disk that is full costs the replay one comparison and the case nothing.
+    """
+    return stream.with_name(f"{stream.stem}.devices.bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +122,7 @@ async def move(
             wire.uri,
             plan,
             deadline=Deadline(stage.deadline.at_s - _RESERVE_S),
-            on_sample=lambda sample: _show(stage, sample),
+            on_sample=lambda sample: _show(stage, sample, source.ram.size_bytes),
             midway=_sabotage(stage, source, destination),
         )
         notebook.has_moved = True
@@ -202,9 +215,13 @@ async def _account(stage: Stage, relay: Relay, moved: Moved) -> WireAccount:
     if not moved.completed:
         await relay.aclose()
     account = relay.account()
+    if account.record_path and (tail := relay.sent_tail()):
+        with contextlib.suppress(OSError):
+            write_whole(sent_devices_path(Path(account.record_path)), tail)
     stage.events.emit("wire", "account", end=account.end, passes=account.passes, notes=account.notes)
     for fault in stage.faults.wire:
-        times = sum(applied.times for applied in account.faults if applied.name is fault.name)
+        struck = [applied for applied in account.faults if applied.name is fault.name]
+        times = sum(applied.times for applied in struck if applied.is_harmful or fault.name is WireFaultName.SLOW)
         stage.notebook.judge("precondition", check_fault_applied(fault.name, times))
     return account
 
@@ -225,18 +242,28 @@ async def _judge_state(stage: Stage, guest: Guest, destination: Vm, wire: _Wire)
             compare_ram, guest.vm.ram, destination.ram, guest.description, seed=stage.seed.sub("pattern")
         )
         notebook.judge(HOST, check_host_memory([main]))
+    notebook.heat = heat_of(
+        guest,
+        sent=wire.relay.page_counts(RAM_ID) if wire.relay else None,
+        damaged=[gpa for span in main.ranges for gpa in range(span.start, span.end, PAGE_SIZE)],
+    )
     if wire.relay is None:
         return
+    await judge_devices(stage, destination, wire.relay.snapshot)
+
+
+async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> None:
+    """Compare what was sent beside main memory with what *vm*, loaded and stopped, saves again of it.
+
+    *sent_snapshot* is called in a thread.
+    """
+    notebook = stage.notebook
     with notebook.timed("device_compare_s"):
-        again = await save_devices(destination, stage.runtime, deadline=stage.deadline)
-        sent, held = await asyncio.to_thread(_snapshots, wire.relay, again)
+        again = await save_devices(vm, stage.runtime, deadline=stage.deadline)
+        sent, held = await asyncio.to_thread(lambda: (sent_snapshot(), Snapshot.of(again)))
         blocks = [compare_block(name, data, held.blocks.get(name, b"")) for name, data in sent.blocks.items()]
         notebook.judge(HOST, check_host_memory(blocks))
         notebook.judge("state/devices", check_device_state(sent.devices, held.devices))
-
-
-def _snapshots(relay: Relay, again: bytes) -> tuple[Snapshot, Snapshot]:
-    return relay.snapshot(), Snapshot.of(again)
 
 
 async def _let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
@@ -310,8 +337,8 @@ async def run_state(stage: Stage, vm: Vm) -> str:
     return str((await vm.qmp.execute("query-status", deadline=stage.deadline))["status"])
 
 
-def _show(stage: Stage, sample: Sample) -> None:
-    stage.events.emit("src", SAMPLE, **asdict(sample))
+def _show(stage: Stage, sample: Sample, total_bytes: int) -> None:
+    stage.events.emit("src", SAMPLE, total_bytes=total_bytes, **asdict(sample))
 
 
 def _sabotage(stage: Stage, source: Vm, destination: Vm) -> Callable[[], Awaitable[None]] | None:

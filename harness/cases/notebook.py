@@ -23,6 +23,8 @@ class Notebook:
     versions: dict[str, str] = field(default_factory=dict)
     timelines: list[Timeline] = field(default_factory=list)
     heat: PageHeat | None = None
+    notes: list[str] = field(default_factory=list)
+    """What was not judged, and why: the reason of a pass tells."""
     has_moved: bool = False
     """Whether a guest has been sent on its way: before that, trouble of the guest is not the migration's."""
 

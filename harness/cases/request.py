@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.cases.case import CASES, Case
+from harness.cases.case import Case, named_case
 from harness.cases.settings import Settings, validate
 from harness.model.errors import UsageError
 from harness.model.machine import Accel
@@ -72,7 +72,7 @@ def request_from_json(data: Mapping[str, Any]) -> Request:
     Raises UsageError when the data is not one.
     """
     try:
-        case = CASES[data["case"]]
+        case = named_case(data["case"])
         return Request(
             case=case,
             settings=validate(case.settings, data["settings"]),

@@ -149,7 +149,8 @@ def _judged(notebook: Notebook, trouble: _Outcome | None) -> _Outcome:
 
 def _summary(notebook: Notebook, verdict: Verdict) -> str:
     if verdict is Verdict.PASS:
-        return f"{len(notebook.checks)} checks silent: {', '.join(notebook.checks)}"
+        silent = f"{len(notebook.checks)} checks silent: {', '.join(notebook.checks)}"
+        return "; ".join([silent, *notebook.notes])
     first = next(finding for finding in notebook.findings if finding.verdict is verdict)
     more = len(notebook.findings) - 1
     return f"{first.check}: {first.kind} at {first.where}: {first.detail}" + (f" (and {more} more)" if more else "")

@@ -237,8 +237,9 @@ def _too_slow(watch: Watch) -> str:
 async def _moved(
     watch: Watch, sink: Watch | None, settings: MigrationSettings, *, stalled_s: float = 0.0, too_slow: str = ""
 ) -> Moved:
-    source = await _side(watch)
-    destination = await _side(sink, may_exit=True) if sink else SideEnd(role="(none)", status="none", run_state="none")
+    source = await side_of(watch)
+    nobody = SideEnd(role="(none)", status="none", run_state="none")
+    destination = await side_of(sink, may_exit=True) if sink else nobody
     return Moved(
         end=MigrationEnd(
             source=source,
@@ -254,7 +255,8 @@ async def _moved(
     )
 
 
-async def _side(watch: Watch, *, may_exit: bool = False) -> SideEnd:
+async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
+    """How the side that *watch* follows ended; with *may_exit* a failed one gets the time to say why on stderr."""
     vm = watch.vm
     if may_exit and watch.status == "failed":
         with contextlib.suppress(HarnessError):

@@ -39,6 +39,10 @@ class Device:
     subsections: tuple[str, ...] = ()
     """Paths of the subsections that are there."""
     fields: tuple[DeviceField, ...] = field(default=(), repr=False)
+    offset: int = field(default=0, compare=False)
+    """Offset of the section's first byte in the stream."""
+    size_bytes: int = field(default=0, compare=False)
+    """Length of the whole section on the wire, head and footer included."""
 
     @property
     def label(self) -> str:

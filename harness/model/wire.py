@@ -134,6 +134,9 @@ class SectionSummary:
     version: int
     fields: int
     subsections: tuple[str, ...] = ()
+    offset: int = 0
+    """Offset of the section in the stream."""
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

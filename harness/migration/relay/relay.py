@@ -100,6 +100,10 @@ class Relay:
         """What the source sent beside main memory, before any fault touched it. Raises StreamError."""
         return self._books.collector.snapshot()
 
+    def sent_tail(self) -> bytes:
+        """The device sections as the source sent them, before any fault touched them; empty when they never came."""
+        return self._books.collector.tail_bytes
+
     def page_counts(self, block: str) -> Counts:
         """How often each page of *block* was sent, in page order. Raises StreamError for an unknown block."""
         if block not in self._books.ledger.blocks:

@@ -60,6 +60,7 @@ class _Walker:
 
     def _device(self, entry: dict[str, Any]) -> Device:
         cursor = self._cursor
+        offset = cursor.offset
         self._expect(SectionType.FULL, f"section of device {entry.get('name')}")
         section_id, name = cursor.u32(), cursor.str8("device name")
         instance_id, version = cursor.u32(), cursor.u32()
@@ -75,6 +76,8 @@ class _Walker:
             version=version,
             subsections=tuple(self._subsections),
             fields=tuple(self._fields),
+            offset=offset,
+            size_bytes=cursor.offset - offset,
         )
 
     def _footer(self, section_id: int) -> None:

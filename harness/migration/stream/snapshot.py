@@ -53,6 +53,11 @@ class SnapshotCollector:
             case _ if not self._damage:
                 self._take(element)
 
+    @property
+    def tail_bytes(self) -> bytes:
+        """The device sections as they came; empty before their end was seen."""
+        return self._tail.data if self._tail else b""
+
     def snapshot(self) -> Snapshot:
         """What was collected. Raises StreamError when a block or the devices cannot be decoded."""
         if self._damage:

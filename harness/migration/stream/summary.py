@@ -22,17 +22,22 @@ def summarise(source: Path | bytes) -> StreamSummary:
 
     Raises SetupError when the file cannot be read.
     """
-    survey = _Survey()
+    return survey(source)[0]
+
+
+def survey(source: Path | bytes) -> tuple[StreamSummary, DeviceState]:
+    """As :func:`summarise`, with the devices field by field. Memory stays bounded, however large the file is."""
+    found = _Survey()
     try:
         for chunk in _chunks(source):
-            survey.feed(chunk)
-        survey.close()
+            found.feed(chunk)
+        found.close()
     except StreamError as error:
-        survey.damage = error
+        found.damage = error
     except OSError as error:
         hint = "give a file that the relay recorded"
         raise SetupError(f"cannot read the stream: {error.strerror}: {error.filename}", hint=hint) from error
-    return survey.summary()
+    return found.summary(), found.devices
 
 
 def lines(summary: StreamSummary) -> list[str]:
@@ -70,7 +75,10 @@ def _ram_lines(summary: StreamSummary) -> Iterator[str]:
 def _device_lines(summary: StreamSummary) -> Iterator[str]:
     for device in summary.devices:
         subsections = f", with {', '.join(device.subsections)}" if device.subsections else ""
-        yield f"device        {device.label}: version {device.version}, {device.fields} fields{subsections}"
+        yield (
+            f"device        {device.label}: version {device.version}, {device.fields} fields, "
+            f"{device.size_bytes} bytes at {device.offset:#x}{subsections}"
+        )
 
 
 def _chunks(source: Path | bytes) -> Iterator[bytes | memoryview]:
@@ -94,7 +102,7 @@ class _Survey:
         self._configuration = Configuration(machine="")
         self._commands: list[str] = []
         self._warnings: dict[str, None] = {}
-        self._devices = DeviceState(machine="")
+        self.devices = DeviceState(machine="")
 
     def feed(self, chunk: bytes | memoryview) -> None:
         self._size_bytes += len(chunk)
@@ -121,8 +129,10 @@ class _Survey:
                     version=device.version,
                     fields=len(device.fields),
                     subsections=device.subsections,
+                    offset=device.offset,
+                    size_bytes=device.size_bytes,
                 )
-                for device in self._devices.devices
+                for device in self.devices.devices
             ),
             warnings=tuple(self._warnings),
             damage="" if self.damage is None else str(self.damage),
@@ -145,7 +155,7 @@ class _Survey:
             case Opaque():
                 self._warn(f"not decoded from there on: {element.reason}")
             case Tail():
-                self._devices = decode_tail(element)
+                self.devices = decode_tail(element)
                 self._warn(element.note)
 
     def _warn(self, text: str) -> None:

@@ -1,0 +1,1 @@
+"""Loads a captured stream into a fresh QEMU, without its source."""
