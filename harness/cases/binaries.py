@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.cases.request import Request
 from harness.cases.stage import Binaries
-from harness.guest.accelerator import usable_kvm
+from harness.guest.accelerator import require_kvm, usable_kvm
 from harness.model.deadline import Deadline
 from harness.model.errors import SetupError, UnsupportedError
 from harness.model.machine import Accel
@@ -55,9 +55,9 @@ async def _accelerator(
 ) -> tuple[Accel, str]:
     if request.accel is Accel.TCG:
         return Accel.TCG, "as asked"
+    if request.accel is Accel.KVM:
+        return Accel.KVM, await require_kvm(features, keeper=keeper, deadline=deadline)
     kvm = await usable_kvm(features, keeper=keeper, deadline=deadline)
     if kvm.present:
         return Accel.KVM, kvm.found
-    if request.accel is Accel.KVM:
-        raise UnsupportedError(f"KVM is not usable: {kvm.found}", hint=kvm.remedy)
     return Accel.TCG, f"no usable KVM: {kvm.found}"

@@ -61,6 +61,12 @@ VOLATILE = (
         reason="when the next periodic interrupt is due (periodic_timer, next_periodic_time), on the host's clock",
     ),
     VolatileField(
+        device="kvmclock/*",
+        field="clock",
+        reason="under KVM each save reads the kernel's clock, which a destination gets only when it runs "
+        "(kvmclock_pre_save and kvmclock_vm_state_change in hw/i386/kvm/clock.c)",
+    ),
+    VolatileField(
         device="globalstate/*",
         field="*",
         reason="the run state's name at the moment of the save: running when it was sent, paused at a destination that "

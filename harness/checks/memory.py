@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from harness.model.evidence import BlockComparison
-from harness.model.guest import GuestMemory, WorkReport
+from harness.model.guest import GuestMemory, PatternCheck, WorkReport
 from harness.model.memory import PageDamage, coalesce
 from harness.model.verdict import Finding
 
 GUEST = "memory/guest"
 HOST = "memory/host"
+
+_SHOWN_BYTES = 32
 
 _REMEDIES = {
     "stale": "a dirty page was not sent again: look at dirty logging and the last passes",
@@ -80,6 +82,27 @@ def check_host_memory(blocks: Iterable[BlockComparison]) -> tuple[Finding, ...]:
     return tuple(finding for block in blocks for finding in _block(block))
 
 
+def check_pattern(found: PatternCheck) -> tuple[Finding, ...]:
+    """Every managed page carries its own gpa in the generation that the guest's ledger tells: the host's own look.
+
+    For a guest whose source is not there to compare with, such as one that was loaded from a captured stream.
+    """
+    if found.pages_checked == 0:
+        return (Finding(check=HOST, kind="nothing-checked", where="?", detail="the host found no page to check"),)
+    findings = _by_kind(HOST, found.damages)
+    if found.pages_bad > len(found.damages):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in found.by_kind.items())
+        findings.append(
+            Finding(
+                check=HOST,
+                kind="more",
+                where=f"{found.pages_checked} pages checked",
+                detail=f"{found.pages_bad} bad pages in all ({kinds}), {len(found.damages)} listed",
+            )
+        )
+    return tuple(findings)
+
+
 def _block(block: BlockComparison) -> list[Finding]:
     if block.source_bytes != block.destination_bytes:
         return [
@@ -121,7 +144,7 @@ def _finding(check: str, damages: list[PageDamage], place: str) -> Finding:
     parts = [f"{len(damages)} page{'s' if len(damages) > 1 else ''}", first.detail]
     parts.append(f"{first.lines} of 64 lines wrong, first at {first.first_bad_gpa:#x}")
     if first.expected or first.found:
-        parts.append(f"expected {first.expected[:32].hex(' ', 8)}, found {first.found[:32].hex(' ', 8)}")
+        parts.append(_bytes_that_differ(first))
     return Finding(
         check=check,
         kind=first.kind.value,
@@ -129,3 +152,11 @@ def _finding(check: str, damages: list[PageDamage], place: str) -> Finding:
         detail="; ".join(part for part in parts if part),
         remedy=_REMEDIES.get(first.kind.value, ""),
     )
+
+
+def _bytes_that_differ(damage: PageDamage) -> str:
+    """The words of the line from the first that differs."""
+    pairs = zip(damage.expected, damage.found, strict=False)
+    first = next((index for index, (want, got) in enumerate(pairs) if want != got), 0) & ~7
+    shown = slice(first, first + _SHOWN_BYTES)
+    return f"expected {damage.expected[shown].hex(' ', 8)}, found {damage.found[shown].hex(' ', 8)} at +{first:#x}"

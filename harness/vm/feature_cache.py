@@ -26,11 +26,13 @@ class Key:
     path: str
     mtime_ns: int
     size_bytes: int
+    question: str = ""
+    """What was asked beyond its description, with all that the answer depends on."""
 
     @property
     def file_name(self) -> str:
         """Name of the cache file."""
-        text = f"{_FORMAT} {self.path} {self.mtime_ns} {self.size_bytes}"
+        text = f"{_FORMAT} {self.path} {self.mtime_ns} {self.size_bytes} {self.question}"
         return f"qemu-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.json"
 
 
