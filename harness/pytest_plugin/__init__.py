@@ -59,20 +59,28 @@ def cvmig_run(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def play_case(request: pytest.FixtureRequest, cvmig_run: Any) -> Callable[..., Any]:
-    """Run one case and return its CaseResult; judge nothing."""
+    """Run one case and return its CaseResult; judge nothing. Words of the test go before the options of pytest."""
     from harness.cases.ask import Words, requests_of  # noqa: PLC0415
     from harness.cases.session import run_requests  # noqa: PLC0415
 
     option = request.config.getoption
 
-    def play(case: str, *, faults: tuple[str, ...] = (), seed: int | None = None, **settings: Any) -> Any:
+    def play(
+        case: str,
+        *,
+        faults: tuple[str, ...] = (),
+        seed: int | None = None,
+        qemu: Path | None = None,
+        qemu_dst: Path | None = None,
+        **settings: Any,
+    ) -> Any:
         chosen = hex(seed) if seed is not None else option("--cvmig-seed")
         words = Words(
             sets=tuple(f"{name}={json.dumps(value)}" for name, value in settings.items()),
             backend=option("--backend"),
             accel=option("--accel"),
-            qemu=option("--qemu"),
-            qemu_dst=option("--qemu-dst"),
+            qemu=qemu or option("--qemu"),
+            qemu_dst=qemu_dst or option("--qemu-dst"),
             seed=chosen,
             faults=faults,
             keep=option("--keep"),
