@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from harness.cases.capture import Capture, stream_path
 from harness.cases.faults import HostFault
 from harness.cases.heat import heat_of
 from harness.cases.load import stop_work
@@ -23,7 +24,7 @@ from harness.checks.device_state import check_device_state
 from harness.checks.ends import check_ends
 from harness.checks.memory import HOST, check_host_memory
 from harness.checks.precondition import check_fault_applied, check_redirtied
-from harness.checks.pulse import check_clocks, check_pulse
+from harness.checks.pulse import ONE_RUNS, SAME_BOOT, check_clocks, check_pulse
 from harness.guest.heartbeat import read_heartbeat
 from harness.migration.compare import compare_block, compare_ram
 from harness.migration.driver import Moved, listen, migrate, prepare, traffic_of
@@ -58,9 +59,6 @@ _WIRE_S = 5.0
 
 _TARGETS = 256
 """Candidates that a wire fault on pages chooses from."""
-
-STREAM = "stream.bin"
-"""The captured stream of a hop, in the case's folder (with the hop's number from the second on)."""
 
 
 def sent_devices_path(stream: Path) -> Path:
@@ -129,7 +127,7 @@ async def move(
         await _note_move(stage, wire, moved, source, destination, number)
         at_stop = beats_of(guest, source)
         _judge_load(stage, settings, moved, written=at_stop.pages_written - before.pages_written)
-        await _judge_state(stage, guest, destination, wire)
+        await _judge_state(stage, guest, destination, wire, number)
     guest.probe.attach(*destination.channel)
     arrived = replace(guest, vm=destination)
     stopping = asyncio.create_task(stop_work(stage, arrived)) if is_last else None
@@ -158,12 +156,11 @@ async def _wire(
     if not (settings.relay or stage.faults.wire):
         yield _Wire(uri=uri, relay=None)
         return
-    name = STREAM if number == 0 else f"stream-{number + 1}.bin"
     async with Relay(
         Endpoint.unix(stage.runtime / f"relay{number}") if unix else Endpoint.tcp(),
         Endpoint.parse(uri),
         faults=_aimed(stage, guest),
-        record=stage.folder / name if stage.faults.wire or settings.record else None,
+        record=stream_path(stage.folder, number) if stage.faults.wire or settings.record else None,
         seed=stage.seed,
     ) as relay:
         yield _Wire(uri=relay.listen.uri, relay=relay)
@@ -174,10 +171,12 @@ def _aimed(stage: Stage, guest: Guest) -> tuple[WireFault, ...]:
     rng = stage.seed.rng("wire-targets")
     pages = rng.sample(range(guest.description.managed_pages), k=min(_TARGETS, guest.description.managed_pages))
     targets = tuple(guest.layout.gpa_to_ram(guest.description.page_gpa(page)) for page in sorted(pages))
-    return tuple(
-        replace(fault, targets=targets) if CATALOGUE[fault.name].is_page_fault and not fault.targets else fault
-        for fault in stage.faults.wire
-    )
+    return tuple(replace(fault, targets=targets) if _wants_targets(fault) else fault for fault in stage.faults.wire)
+
+
+def _wants_targets(fault: WireFault) -> bool:
+    """Only main memory carries the pattern; in another block the relay chooses."""
+    return CATALOGUE[fault.name].is_page_fault and not fault.targets and not fault.block
 
 
 async def _note_move(stage: Stage, wire: _Wire, moved: Moved, source: Vm, destination: Vm, number: int) -> None:
@@ -233,7 +232,7 @@ def _judge_load(stage: Stage, settings: MigrationCaseSettings, moved: Moved, *, 
     stage.notebook.judge("precondition", check_redirtied(traffic, passes=settings.passes))
 
 
-async def _judge_state(stage: Stage, guest: Guest, destination: Vm, wire: _Wire) -> None:
+async def _judge_state(stage: Stage, guest: Guest, destination: Vm, wire: _Wire, number: int) -> None:
     """Memory and devices while both sides stand still."""
     stage.step("compare")
     notebook = stage.notebook
@@ -250,6 +249,10 @@ async def _judge_state(stage: Stage, guest: Guest, destination: Vm, wire: _Wire)
     if wire.relay is None:
         return
     await judge_devices(stage, destination, wire.relay.snapshot)
+    capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, ram=guest.vm.ram)
+    if notebook.has_failed:
+        await replace(capture, ram=destination.ram).write()
+    stage.capture = capture
 
 
 async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> None:
@@ -290,7 +293,10 @@ async def _let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
     if stopped:
         outage_ms = (time.monotonic() - stopped.at_s) * 1e3
         stage.notebook.timings["outage_ms"] = max(stage.notebook.timings.get("outage_ms", 0.0), outage_ms)
-    if stage.notebook.judge("migration/one-side-runs", check_pulse(pulse)):
+    found = check_pulse(pulse)
+    for check in (ONE_RUNS, SAME_BOOT):
+        stage.notebook.judge(check, [finding for finding in found if finding.check == check])
+    if found:
         raise CaseOverError
 
 

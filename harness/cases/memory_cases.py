@@ -85,7 +85,8 @@ async def ping_pong(stage: Stage, settings: PingPongSettings) -> None:
         following = None if is_last else asyncio.ensure_future(start_destination(stage, number + 1))
         left = guest.vm
         guest = await move(stage, guest, settings, number=number, destination=destination, is_last=is_last)
-        stage.retire(left)
+        if not is_last:
+            stage.retire(left)
         if following:
             destination = await following
     stage.notebook.timings["hops_per_s"] = settings.hops / (time.monotonic() - started_s)

@@ -28,6 +28,11 @@ class Notebook:
     has_moved: bool = False
     """Whether a guest has been sent on its way: before that, trouble of the guest is not the migration's."""
 
+    @property
+    def has_failed(self) -> bool:
+        """True when a finding is about the product."""
+        return any(finding.verdict.is_bad for finding in self.findings)
+
     def judge(self, check: str, findings: Iterable[Finding]) -> tuple[Finding, ...]:
         """Write down that *check* judged, and what it found."""
         found = tuple(findings)

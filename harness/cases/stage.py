@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from harness.cases.capture import Capture
 from harness.cases.faults import FaultPlan
 from harness.cases.notebook import Notebook
 from harness.cases.request import Request
@@ -20,6 +21,7 @@ from harness.model.guest import GuestDescription, RamLayout
 from harness.model.machine import Accel, Arch, MachineSpec
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
+from harness.report.store import Keep
 from harness.vm.features import Features
 from harness.vm.keeper import Keeper
 from harness.vm.vm import Vm, start_vm
@@ -71,6 +73,8 @@ class Stage:
     events: EventLog
     deadline: Deadline
     notebook: Notebook
+    capture: Capture | None = None
+    """What the stream of the last hop can be made of."""
     _running: dict[str, AsyncExitStack] = field(default_factory=dict)
     _retiring: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -80,8 +84,14 @@ class Stage:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.capture and self._wants_stream(error):
+            await self.capture.write()
         ends = [stack.aclose() for stack in self._running.values()]
         await asyncio.gather(*self._retiring, *ends, return_exceptions=True)
+
+    def _wants_stream(self, error: BaseException | None) -> bool:
+        keep = self.request.keep
+        return keep is Keep.ALWAYS or (keep is Keep.FAIL and (self.notebook.has_failed or error is not None))
 
     @property
     def seed(self) -> Seed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import click
 import typer
 
 from harness.cli import doctor, list_, plan, report, repro, run, stream
@@ -25,15 +24,19 @@ app.command("report")(report.report)
 app.add_typer(stream.app, name="stream", help="Look into a captured migration stream, or load it again.")
 
 
+# typer brings its own click, under a private name; the public BadParameter is a child of its UsageError.
+_WORDS_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+
 def invoke(words: list[str]) -> int:
     """Run the command tree on *words*; returns the exit status. Raises UsageError for words it does not know."""
     try:
         status = app(words, standalone_mode=False)
-    except click.UsageError as error:
-        raise UsageError(
-            " ".join(error.format_message().split()),
-            hint=f"see '{error.ctx.command_path} --help'" if error.ctx else "see 'cvmig --help'",
-        ) from None
-    except click.exceptions.Abort:
+    except _WORDS_ERROR as error:
+        text = " ".join(str(getattr(error, "format_message", lambda: error)()).split())
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "cvmig"
+        raise UsageError(text or "no command is named", hint=f"see '{command} --help'") from None
+    except typer.Abort:
         raise KeyboardInterrupt from None
     return status if isinstance(status, int) else 0

@@ -9,6 +9,9 @@ from harness.model.timeline import Mark, Phase, Sample, Timeline
 
 _MARKED = {"STOP", "RESUME", "RESET", "SHUTDOWN", "GUEST_PANICKED", "SUSPEND", "WAKEUP"}
 
+_EARLY_S = 0.1
+"""The destination's first state comes a little before the migrate command."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideEvent:
@@ -26,7 +29,7 @@ def timeline_of(
     events: Iterable[SideEvent], samples: Sequence[Sample], *, hop: int, started_s: float, ended_s: float
 ) -> Timeline:
     """The story of one hop, relative to its ``migrate`` command."""
-    inside = sorted((e for e in events if started_s - 1.0 <= e.at_s <= ended_s), key=lambda event: event.at_s)
+    inside = sorted((e for e in events if started_s - _EARLY_S <= e.at_s <= ended_s), key=lambda event: event.at_s)
     sides = dict.fromkeys(event.side for event in inside)
     phases = [phase for side in sides for phase in _phases(side, inside, started_s, ended_s)]
     marks = [

@@ -8,6 +8,7 @@ from harness.migration.stream.elements import Configuration, Element
 from harness.migration.stream.format import ReturnType
 from harness.migration.stream.ledger import PageLedger
 from harness.migration.stream.return_path import ReturnMessage
+from harness.migration.stream.settled import Frame
 from harness.migration.stream.snapshot import SnapshotCollector
 from harness.model.wire import AppliedFault, WireAccount, WireEnd
 
@@ -21,6 +22,7 @@ class Books:
     def __init__(self) -> None:
         self.ledger = PageLedger()
         self.collector = SnapshotCollector()
+        self.frame = Frame()
         self.bytes_forwarded = 0
         self.bytes_returned = 0
         self.end = WireEnd.WAITING
@@ -46,6 +48,7 @@ class Books:
             self._machine = element.machine
         self.ledger.add(element)
         self.collector.add(element)
+        self.frame.add(element)
 
     def message(self, message: ReturnMessage) -> None:
         """One message of the return path."""

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.migration.relay.books import Books
 from harness.migration.relay.editor import StreamEditor
@@ -17,6 +20,7 @@ from harness.migration.relay.endpoint import Endpoint
 from harness.migration.relay.pump import Pump
 from harness.migration.relay.recorder import DEFAULT_CAP_BYTES, Recorder
 from harness.migration.stream.ledger import Counts
+from harness.migration.stream.settled import settled_stream
 from harness.migration.stream.snapshot import Snapshot
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, StreamError
@@ -99,6 +103,18 @@ class Relay:
     def snapshot(self) -> Snapshot:
         """What the source sent beside main memory, before any fault touched it. Raises StreamError."""
         return self._books.collector.snapshot()
+
+    def settled(self, main: str, ram: NDArray[np.uint8], extents: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """A stream like the one that passed, with one record per page; *ram* is the final content of block *main*.
+
+        Nothing when the stream broke off before the devices. Raises StreamError when a block cannot be decoded.
+        """
+        books = self._books
+        if not books.frame.is_whole or not books.collector.tail_bytes:
+            return iter(())
+        blocks = books.collector.snapshot().blocks
+        tail = books.collector.tail_bytes
+        return settled_stream(books.frame, main=main, ram=ram, extents=extents, blocks=blocks, tail=tail)
 
     def sent_tail(self) -> bytes:
         """The device sections as the source sent them, before any fault touched them; empty when they never came."""
