@@ -33,7 +33,8 @@ def invoke(words: list[str]) -> int:
     try:
         status = app(words, standalone_mode=False)
     except _WORDS_ERROR as error:
-        text = " ".join(str(getattr(error, "format_message", lambda: error)()).split())
+        told = error.format_message() if hasattr(error, "format_message") else str(error)
+        text = " ".join(told.split())
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "cvmig"
         raise UsageError(text or "no command is named", hint=f"see '{command} --help'") from None

@@ -1,8 +1,8 @@
 """A stream with one record per page, made after the fact: what a destination was given, without the history.
 
 Recording every byte of every pass costs a clean run more than the migration itself. So the relay keeps small parts
-(head, block list, device sections), main memory's final content is in the stopped source's RAM or the destination's that
-has not run, and only a case that failed pays for writing the two as one loadable stream.
+(head, block list, device sections), and main memory's final content is in the RAM of the stopped source, or of the
+destination that has not run. Only a case that failed pays for writing the two as one loadable stream.
 """
 
 from __future__ import annotations
