@@ -65,6 +65,11 @@ def parse_seed(text: str) -> Seed:
     return Seed(value)
 
 
+def parse_accel(text: str) -> Accel | None:
+    """Read ``--accel``; None for ``auto``. UsageError for anything else."""
+    return None if text == "auto" else _choice(Accel, text, "--accel", extra="auto")
+
+
 def _expand(pattern: str, words: Words) -> list[Request]:
     find_backend(words.backend)
     plan_faults(words.faults)
@@ -76,7 +81,7 @@ def _expand(pattern: str, words: Words) -> list[Request]:
             seed=first if number == 0 else Seed(first.sub("repeat", number)),
             qemu=words.qemu,
             qemu_dst=words.qemu_dst,
-            accel=None if words.accel == "auto" else _choice(Accel, words.accel, "--accel", extra="auto"),
+            accel=parse_accel(words.accel),
             backend=words.backend,
             faults=words.faults,
             keep=_choice(Keep, words.keep, "--keep"),

@@ -1,0 +1,45 @@
+"""Turns a captured stream and the words of a user into a request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.cases.ask import Words, parse_accel, parse_seed
+from harness.cases.captured import Capture, Origin
+from harness.cases.case import named_case
+from harness.cases.replay import CASE_ID, ReplaySettings
+from harness.cases.request import Request
+from harness.cases.settings import parse_settings
+from harness.model.errors import UsageError
+from harness.model.seed import Seed
+from harness.report.store import Keep
+
+
+def request_of(file: Path, words: Words) -> Request:
+    """The request to replay *file*: the machine as the stream tells it, the rest as its run was, unless *words* differ.
+
+    Raises UsageError when the file is no stream, or so damaged that no machine can be built for it.
+    """
+    capture, origin = Capture.read(file), Origin.beside(file)
+    machine = {**(origin.machine_settings() if origin else {}), **capture.machine_settings()}
+    if "machine" not in machine or "memory_mib" not in machine:
+        raise UsageError(
+            f"{file} does not tell its machine: {capture.summary.damage or 'no configuration or no main memory'}",
+            hint="see 'cvmig stream inspect'; a stream in its run's folder can do with less",
+        )
+    seed = parse_seed(words.seed) if words.seed else Seed(origin.request["seed"]) if origin else None
+    accel = parse_accel(words.accel) or (origin and origin.accel) or capture.accel()
+    defaults = {
+        **machine,
+        "file": str(file.resolve()),
+        "pattern_seed": seed and seed.sub("pattern"),
+        "is_probe": origin is not None and capture.has_memory,
+    }
+    return Request(
+        case=named_case(CASE_ID),
+        settings=parse_settings(ReplaySettings, defaults, words.sets),
+        seed=seed or Seed(0),
+        qemu=words.qemu or (origin.qemu if origin else None),
+        accel=accel,
+        keep=Keep(words.keep),
+    )
