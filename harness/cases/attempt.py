@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from harness.cases.faults import HostFault
 from harness.cases.hop import beats_of, beats_on, run_state
 from harness.cases.settings import CancelSettings
-from harness.cases.stage import Guest, Stage
+from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.checks.ends import check_cancelled, check_stayed_alive
-from harness.migration.driver import cancel, listen, prepare
+from harness.migration.driver import cancel, listen, migrate, prepare
 from harness.migration.settings import CancelAt
 from harness.model.evidence import StayedAlive
 
@@ -21,10 +22,18 @@ async def cancelled_attempt(stage: Stage, guest: Guest, settings: CancelSettings
     destination = await stage.start(role, incoming=True, features=stage.binaries.destination)
     await asyncio.gather(*(prepare(vm, plan, deadline=stage.deadline) for vm in (guest.vm, destination)))
     uri = await listen(destination, f"unix:{stage.runtime / role}", deadline=stage.deadline)
-    moved = await cancel(guest.vm, uri, plan, at, deadline=stage.deadline)
-    stage.notebook.judge("migration/cancel", check_cancelled(moved.end.source, phase=at))
+    if stage.strikes(HostFault.IGNORE_CANCEL):
+        moved = await migrate(guest.vm, destination, uri, plan, deadline=stage.deadline)
+    else:
+        moved = await cancel(guest.vm, uri, plan, at, deadline=stage.deadline)
+    found = stage.notebook.judge("migration/cancel", check_cancelled(moved.end.source, phase=at))
+    if stage.strikes(HostFault.STOP_SOURCE):
+        await guest.vm.qmp.execute("stop", deadline=stage.deadline)
     before = beats_of(guest, guest.vm)
     after = await beats_on(stage, guest, guest.vm, before)
     alive = StayedAlive(run_state=await run_state(stage, guest.vm), before=before, after=after)
-    stage.notebook.judge("migration/source-alive", check_stayed_alive(alive))
+    found += stage.notebook.judge("migration/source-alive", check_stayed_alive(alive))
+    if found:
+        # There is no guest any more that could be migrated for good.
+        raise CaseOverError
     stage.retire(destination)

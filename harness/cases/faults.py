@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from harness.migration.relay.faults import CATALOGUE
 from harness.model.errors import UsageError
-from harness.model.wire import WireFault, WireFaultName
+from harness.model.wire import WireFault
 
 
 class HostFault(StrEnum):
@@ -28,6 +28,8 @@ class HostFault(StrEnum):
     OTHER_MACHINE = "host-other-machine"
     KILL_SOURCE = "host-kill-source"
     KILL_DESTINATION = "host-kill-destination"
+    STOP_SOURCE = "host-stop-source"
+    IGNORE_CANCEL = "host-ignore-cancel"
     CRASH_GUEST = "guest-crash"
     HANG_GUEST = "guest-hang"
 
@@ -83,6 +85,18 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
             _host(HostFault.KILL_SOURCE, "QEMU", "kills the source in the midst of the migration", "lost"),
             _host(HostFault.KILL_DESTINATION, "QEMU", "kills the destination in the midst of the migration", "lost"),
             _host(
+                HostFault.STOP_SOURCE,
+                "management",
+                "stops the source after an attempt was cancelled",
+                "migration/source-alive: source-stopped",
+            ),
+            _host(
+                HostFault.IGNORE_CANCEL,
+                "management",
+                "lets an attempt that was to be cancelled go on to its end",
+                "migration/cancel: not-cancelled",
+            ),
+            _host(
                 HostFault.CRASH_GUEST, "guest", "the guest crashes at the destination", "fail: the guest's own words"
             ),
             _host(HostFault.HANG_GUEST, "guest", "the guest hangs with interrupts off at the destination", "fail"),
@@ -124,15 +138,37 @@ def _host_fault(name: str, parameters: str) -> HostFault:
 
 
 def _wire_fault(name: str, parameters: str) -> WireFault:
-    fault = WireFault(name=WireFaultName(name))
-    known = {member.name for member in fields(WireFault)} - {"name"}
-    values: dict[str, Any] = {}
+    known = sorted({member.name for member in fields(WireFault)} - {"name"})
+    values: dict[str, Any] = {"name": name}
     for word in filter(None, parameters.split(",")):
         key, equals, text = word.partition("=")
         if not equals or key not in known:
-            raise UsageError(f"bad parameter {word!r} of the fault {name}", hint=f"known: {', '.join(sorted(known))}")
-        values[key] = tuple(int(part, 0) for part in text.split("+")) if key == "targets" else yaml.safe_load(text)
-    return replace(fault, **values)
+            raise UsageError(f"bad parameter {word!r} of the fault {name}", hint=f"known: {', '.join(known)}")
+        values[key] = [_number(part) for part in text.split("+")] if key == "targets" else text
+    try:
+        return _WIRE_FAULT.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or parameters
+        what = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"bad parameter {where} of the fault {name}: {what}", hint=f"write {name}:count=2") from None
+
+
+def _number(text: str) -> int | str:
+    """A number in decimal or hex; what is none stays, to be refused with the rest."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return text
+
+
+def _within_bounds(fault: WireFault) -> WireFault:
+    if fault.count < 1 or fault.bytes_per_s < 1 or not 0 <= (fault.at_fraction or 0) <= 1:
+        raise ValueError("count and bytes_per_s are at least 1, at_fraction lies between 0 and 1")
+    return fault
+
+
+_WIRE_FAULT: TypeAdapter[WireFault] = TypeAdapter(Annotated[WireFault, AfterValidator(_within_bounds)])
 
 
 def _suggestion(name: str) -> str:

@@ -85,7 +85,7 @@ async def start_destination(stage: Stage, number: int) -> Vm:
     spec = replace(
         machine_of(stage.request, stage.binaries.accel), reboots=HostFault.RESET_DESTINATION in stage.faults.host
     )
-    if HostFault.OTHER_MACHINE in stage.faults.host:
+    if stage.strikes(HostFault.OTHER_MACHINE):
         spec = replace(spec, machine=_another_machine(spec.machine, features.machines))
     return await stage.start(role, incoming=True, features=features, spec=spec)
 
@@ -272,13 +272,12 @@ async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapsh
 async def _let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
     """Let the destination go, and see that it, and only it, lives."""
     stage.step("resume")
-    host = stage.faults.host
     source_before, destination_before = beats_of(guest, guest.vm), beats_of(guest, destination)
-    if HostFault.RESET_DESTINATION in host:
+    if stage.strikes(HostFault.RESET_DESTINATION):
         await destination.qmp.execute("system_reset", deadline=stage.deadline)
-    if HostFault.KEEP_DESTINATION_PAUSED not in host:
+    if not stage.strikes(HostFault.KEEP_DESTINATION_PAUSED):
         await destination.qmp.execute("cont", deadline=stage.deadline)
-    if HostFault.RUN_SOURCE in host:
+    if stage.strikes(HostFault.RUN_SOURCE):
         await guest.vm.qmp.execute("cont", deadline=stage.deadline)
     destination_after = await beats_on(stage, guest, destination, destination_before)
     pulse = Pulse(
@@ -351,7 +350,7 @@ def _sabotage(stage: Stage, source: Vm, destination: Vm) -> Callable[[], Awaitab
     victims = [
         vm
         for fault, vm in ((HostFault.KILL_SOURCE, source), (HostFault.KILL_DESTINATION, destination))
-        if fault in stage.faults.host
+        if stage.strikes(fault)
     ]
     if not victims:
         return None

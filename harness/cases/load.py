@@ -58,5 +58,5 @@ async def verify(stage: Stage, guest: Guest) -> None:
 async def _strike(stage: Stage, guest: Guest) -> None:
     """Apply the faults of a guest that errs at its destination."""
     for fault, kind in ((HostFault.CRASH_GUEST, CrashKind.UNDEFINED), (HostFault.HANG_GUEST, CrashKind.HANG)):
-        if fault in stage.faults.host:
+        if stage.strikes(fault):
             await guest.probe.crash(kind, deadline=stage.deadline)

@@ -16,6 +16,7 @@ from harness.cases.faults import plan_faults
 from harness.cases.notebook import Notebook
 from harness.cases.request import REQUEST_FILE, Request
 from harness.cases.stage import Binaries, CaseOverError, Stage
+from harness.checks.precondition import check_fault_applied
 from harness.model.deadline import Deadline
 from harness.model.errors import (
     BlockedError,
@@ -96,6 +97,7 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
                     notebook=notebook,
                 ) as stage:
                     await request.case.play(stage, request.settings)
+                    _judge_host_faults(stage)
     except CaseOverError:
         return _judged(notebook, None)
     except TimeoutError:
@@ -107,6 +109,12 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
         folder.write("traceback.txt", traceback.format_exc())
         return _judged(notebook, _Outcome(Verdict.ERROR, f"bug in the harness: {bug!r}; see traceback.txt"))
     return _judged(notebook, None)
+
+
+def _judge_host_faults(stage: Stage) -> None:
+    """A case that has no place for a fault must not pass as if it had withstood it."""
+    for fault in sorted(stage.faults.host):
+        stage.notebook.judge("precondition", check_fault_applied(fault, int(fault in stage.struck)))
 
 
 _GRACE_S = 5.0

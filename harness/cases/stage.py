@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from harness.cases.capture import Capture
-from harness.cases.faults import FaultPlan
+from harness.cases.faults import FaultPlan, HostFault
 from harness.cases.notebook import Notebook
 from harness.cases.request import Request
 from harness.guest.image import probe_image
@@ -73,6 +73,8 @@ class Stage:
     events: EventLog
     deadline: Deadline
     notebook: Notebook
+    struck: set[HostFault] = field(default_factory=set)
+    """Faults of the host that were applied."""
     capture: Capture | None = None
     """What the stream of the last hop can be made of."""
     _running: dict[str, AsyncExitStack] = field(default_factory=dict)
@@ -97,6 +99,12 @@ class Stage:
     def seed(self) -> Seed:
         """The seed of this execution."""
         return self.request.seed
+
+    def strikes(self, fault: HostFault) -> bool:
+        """Whether *fault* was asked for; whoever asks this applies it now."""
+        if fault in self.faults.host:
+            self.struck.add(fault)
+        return fault in self.faults.host
 
     def step(self, name: str) -> None:
         """The story goes on: for the event log and the progress line."""

@@ -8,6 +8,9 @@ from harness.model.evidence import ClockSpan, Pulse
 from harness.model.guest import Heartbeat
 from harness.model.verdict import Finding
 
+ONE_RUNS = "migration/one-side-runs"
+SAME_BOOT = "guest/same-boot"
+
 _RATE_TOLERANCE = 0.02
 """Share by which a guest's TSC rate may differ from what was measured before the move (calibration, drift)."""
 _SLACK_S = 0.05
@@ -27,7 +30,7 @@ def check_clocks(spans: Iterable[ClockSpan]) -> tuple[Finding, ...]:
 def _one_runs(pulse: Pulse) -> list[Finding]:
     findings = [
         Finding(
-            check="migration/one-side-runs",
+            check=ONE_RUNS,
             kind="source-runs",
             where=f"src vcpu {vcpu}",
             detail=f"heartbeat went from {before} to {after} after the switch-over, it must stand still",
@@ -38,7 +41,7 @@ def _one_runs(pulse: Pulse) -> list[Finding]:
     ]
     findings += [
         Finding(
-            check="migration/one-side-runs",
+            check=ONE_RUNS,
             kind="vcpu-stopped",
             where=f"dst vcpu {vcpu}",
             detail=f"no heartbeat since the destination was let go: still {before}",
@@ -50,7 +53,7 @@ def _one_runs(pulse: Pulse) -> list[Finding]:
     if pulse.source_run_state == "running":
         findings.append(
             Finding(
-                check="migration/one-side-runs",
+                check=ONE_RUNS,
                 kind="source-runs",
                 where="src",
                 detail="query-status says running after the switch-over",
@@ -59,7 +62,7 @@ def _one_runs(pulse: Pulse) -> list[Finding]:
     if pulse.destination_run_state != "running":
         findings.append(
             Finding(
-                check="migration/one-side-runs",
+                check=ONE_RUNS,
                 kind="destination-stopped",
                 where="dst",
                 detail=f"query-status says {pulse.destination_run_state!r} after cont, expected running",
@@ -74,7 +77,7 @@ def _same_boot(pulse: Pulse) -> list[Finding]:
         return []
     return [
         Finding(
-            check="guest/same-boot",
+            check=SAME_BOOT,
             kind="other-boot",
             where="dst",
             detail=f"boot id {before:#018x} before, {after:#018x} after: the guest was restarted, not moved",
