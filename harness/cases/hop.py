@@ -292,6 +292,11 @@ async def _let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
     if stopped:
         outage_ms = (time.monotonic() - stopped.at_s) * 1e3
         stage.notebook.timings["outage_ms"] = max(stage.notebook.timings.get("outage_ms", 0.0), outage_ms)
+    judge_pulse(stage, pulse)
+
+
+def judge_pulse(stage: Stage, pulse: Pulse) -> None:
+    """Judge who lives. CaseOverError when it is not the destination, and it alone."""
     found = check_pulse(pulse)
     for check in (ONE_RUNS, SAME_BOOT):
         stage.notebook.judge(check, [finding for finding in found if finding.check == check])

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from harness.cases.captured import Capture, sent_snapshot
 from harness.cases.case import case
-from harness.cases.hop import beats_of, beats_on, judge_devices, run_state, sent_devices_path
+from harness.cases.hop import beats_of, beats_on, judge_devices, judge_pulse, run_state, sent_devices_path
 from harness.cases.load import stop_work, verify
 from harness.cases.settings import Settings
 from harness.cases.stage import CaseOverError, Guest, Stage
@@ -25,7 +25,6 @@ from harness.checks.cpu import CHECK as REGISTERS
 from harness.checks.cpu import check_canaries
 from harness.checks.ends import check_ends
 from harness.checks.memory import HOST, check_pattern
-from harness.checks.pulse import check_pulse
 from harness.guest.pattern import damage_of_memory, read_ledger
 from harness.guest.probe import Probe
 from harness.guest.resident import Resident, find_probe
@@ -223,8 +222,7 @@ async def _judge_pulse(stage: Stage, guest: Guest) -> None:
         source_run_state="(a file)",
         destination_run_state=await run_state(stage, guest.vm),
     )
-    if stage.notebook.judge("migration/one-side-runs", check_pulse(pulse)):
-        raise CaseOverError
+    judge_pulse(stage, pulse)
 
 
 _NO_PROBE = Finding(
