@@ -87,6 +87,14 @@ class PingPongSettings(MigrationCaseSettings):
     """Back and forth."""
 
     hops: int = Field(default=4, ge=1, le=10_000)
+    fill: bool = True
+    """Whether the guest fills its memory with the pattern and verifies it at the end; without, it has to be idle."""
+
+    @model_validator(mode="after")
+    def _needs_a_pattern(self) -> Self:
+        if not self.fill and self.workload is not Workload.IDLE:
+            raise ValueError("memory that is not filled has no pattern to write: set workload=idle")
+        return self
 
 
 class CancelSettings(MigrationCaseSettings):

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError, HarnessError, LostError
+from harness.model.errors import DeadlineError, HarnessError
 from harness.model.timeline import Sample
 from harness.vm.vm import Vm
 
@@ -95,9 +95,11 @@ class Watch:
     async def _poll(self) -> None:
         try:
             while True:
+                seen = self.vm.qmp.cursor
                 await self._ask()
-                await asyncio.sleep(POLL_S)
-        except (LostError, DeadlineError) as lost:
+                with contextlib.suppress(DeadlineError):
+                    await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(POLL_S))
+        except HarnessError as lost:
             async with self._changed:
                 self._lost = lost
                 self._changed.notify_all()

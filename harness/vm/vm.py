@@ -215,6 +215,8 @@ class Vm:
 
     async def close(self) -> None:
         """Kill what still runs, take the last output, give everything back."""
+        # Ours first: the last one to let go of a memory frees its pages, and QEMU's death does so in the background.
+        self.ram.close()
         self._process.kill()
         try:
             await self.qmp.disconnect()
@@ -224,7 +226,6 @@ class Vm:
             if self._channel:
                 self._channel[1].close()
             self._files.close()
-            self.ram.close()
 
 
 @asynccontextmanager
