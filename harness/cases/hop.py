@@ -35,7 +35,7 @@ from harness.migration.settings import Transport
 from harness.migration.story import SideEvent, timeline_of
 from harness.migration.stream.snapshot import Snapshot
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError, TooSlowError, UnsupportedError
+from harness.model.errors import DeadlineError, ProtocolError, TooSlowError, UnsupportedError
 from harness.model.evidence import ClockSpan, Pulse
 from harness.model.guest import Heartbeat
 from harness.model.memory import PAGE_SIZE
@@ -305,12 +305,19 @@ def judge_pulse(stage: Stage, pulse: Pulse) -> None:
 
 
 async def beats_on(stage: Stage, guest: Guest, vm: Vm, before: Heartbeat) -> Heartbeat:
-    """The heartbeat page once every vCPU has beaten, or as it is when that takes too long."""
+    """The heartbeat page once every vCPU has beaten, or as it is when that takes too long.
+
+    A guest that boots anew has no heartbeat page for a while, lists its vCPUs one by one, and counts from 0 again.
+    """
     deadline = stage.deadline.within(_BEAT_S)
-    last = {beat.vcpu: beat.beats for beat in before.vcpus}
+    now = before
     while True:
-        now = beats_of(guest, vm)
-        if all(beat.beats > last.get(beat.vcpu, 0) for beat in now.vcpus) or deadline.has_passed or not vm.is_alive:
+        with contextlib.suppress(ProtocolError):
+            now = beats_of(guest, vm)
+        beats = {beat.vcpu: beat.beats for beat in now.vcpus}
+        last = {beat.vcpu: beat.beats if now.boot_id == before.boot_id else 0 for beat in before.vcpus}
+        have_beaten = all(beats.get(vcpu, 0) > count for vcpu, count in last.items())
+        if have_beaten or deadline.has_passed or not vm.is_alive:
             return now
         await asyncio.sleep(_BEAT_POLL_S)
 

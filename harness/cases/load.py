@@ -6,7 +6,7 @@ from harness.cases.faults import HostFault
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import Guest, Stage
 from harness.checks.memory import GUEST, check_guest_memory, check_running_reads
-from harness.model.guest import CrashKind, Workload, WorkReport
+from harness.model.guest import CrashKind, Workload
 from harness.model.memory import PAGE_SHIFT
 
 _ANSWER_S = 10.0
@@ -32,12 +32,16 @@ async def fill_and_load(stage: Stage, guest: Guest, settings: MigrationCaseSetti
         )
 
 
-async def stop_work(stage: Stage, guest: Guest) -> WorkReport:
-    """Stop the workload; what its readers met while it ran is told by the report. Safe to call again."""
+async def stop_work(stage: Stage, guest: Guest) -> None:
+    """Stop the workload, and judge what its readers met while it ran. Safe to call again.
+
+    Each report is judged, because the guest forgets what it has reported.
+    """
     deadline = stage.deadline.within(_ANSWER_S)
-    return await guest.vm.guarded(
+    work = await guest.vm.guarded(
         guest.probe.stop(deadline=deadline), deadline, what="the workload to stop", guest_too=True
     )
+    stage.notebook.judge("memory/running-reads", check_running_reads(work))
 
 
 async def verify(stage: Stage, guest: Guest) -> None:
@@ -46,12 +50,11 @@ async def verify(stage: Stage, guest: Guest) -> None:
     await _strike(stage, guest)
     deadline = stage.deadline.within(_ANSWER_S + _VERIFY_S_PER_GIB * guest.vm.ram.size_bytes / (1 << 30))
     with stage.notebook.timed("guest_verify_s"):
-        work = await stop_work(stage, guest)
+        await stop_work(stage, guest)
         memory = await guest.vm.guarded(
             guest.probe.verify(deadline=deadline), deadline, what="the guest to verify its memory", guest_too=True
         )
     stage.notebook.judge(GUEST, check_guest_memory(memory))
-    stage.notebook.judge("memory/running-reads", check_running_reads(work))
     stage.events.emit("guest", "verified", pages=memory.pages_checked, bad=memory.pages_bad)
 
 

@@ -48,7 +48,8 @@ def _one_runs(pulse: Pulse) -> list[Finding]:
             remedy="see the vCPU's registers with 'info registers' on the destination's monitor (--keep always)",
         )
         for vcpu, before, after in _pairs(pulse.destination_before, pulse.destination_after)
-        if after <= before
+        # A guest that booted anew counts from 0 again; that it did is said by another check.
+        if after <= (before if _is_same_boot(pulse) else 0)
     ]
     if pulse.source_run_state == "running":
         findings.append(
@@ -72,9 +73,9 @@ def _one_runs(pulse: Pulse) -> list[Finding]:
 
 
 def _same_boot(pulse: Pulse) -> list[Finding]:
-    before, after = pulse.source_before.boot_id, pulse.destination_after.boot_id
-    if before == after:
+    if _is_same_boot(pulse):
         return []
+    before, after = pulse.source_before.boot_id, pulse.destination_after.boot_id
     return [
         Finding(
             check=SAME_BOOT,
@@ -84,6 +85,10 @@ def _same_boot(pulse: Pulse) -> list[Finding]:
             remedy="compare both console logs; a restart in firmware means lost memory or vCPU state",
         )
     ]
+
+
+def _is_same_boot(pulse: Pulse) -> bool:
+    return pulse.source_before.boot_id == pulse.destination_after.boot_id
 
 
 def _pairs(before: Heartbeat, after: Heartbeat) -> list[tuple[int, int, int]]:
