@@ -46,7 +46,8 @@ def read_stream(path: Path) -> tuple[StreamSummary, DeviceState]:
     if not summary.size_bytes:
         raise UsageError(f"{path} is empty", hint=_HINT)
     if summary.damage_offset is not None and summary.damage_offset < _HEADER_BYTES and not summary.machine:
-        raise UsageError(f"{path} is no migration stream: {summary.damage.removeprefix('no migration stream: ')}", hint=_HINT)
+        why = summary.damage.removeprefix("no migration stream: ")
+        raise UsageError(f"{path} is no migration stream: {why}", hint=_HINT)
     return summary, devices
 
 
