@@ -1,6 +1,8 @@
 """The checks of a move on planted evidence: silent on what is right, and one statement for each thing that is wrong."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from harness.checks.precondition import check_fault_applied, check_redirtied
 from harness.checks.pulse import check_clocks, check_pulse
 from harness.model.evidence import ClockSpan, MigrationEnd, Pulse, SideEnd, StayedAlive, Traffic
 from harness.model.guest import Heartbeat, VcpuBeat
-from harness.model.verdict import Verdict
+from harness.model.verdict import Finding, Verdict
 
 END = MigrationEnd(
     source=SideEnd(role="src", status="completed", run_state="postmigrate"),
@@ -19,7 +21,7 @@ END = MigrationEnd(
 )
 
 
-def heart(*beats, boot_id=1):
+def heart(*beats: int, boot_id: int = 1) -> Heartbeat:
     vcpus = tuple(
         VcpuBeat(
             vcpu=vcpu,
@@ -48,11 +50,11 @@ SPAN = ClockSpan(vcpu=0, tsc_before=1_000_000, tsc_after=1_500_000, tsc_hz=1e6, 
 TRAFFIC = Traffic(pages_total=100, pages_sent=150, passes=3, pages_written=70)
 
 
-def kinds(findings):
+def kinds(findings: Iterable[Finding]) -> list[str]:
     return [finding.kind for finding in findings]
 
 
-def test_clean_evidence_is_silent():
+def test_clean_evidence_is_silent() -> None:
     assert check_ends(END) == ()
     assert check_pulse(PULSE) == ()
     assert check_clocks([SPAN]) == ()
@@ -89,12 +91,12 @@ def test_clean_evidence_is_silent():
         ),
     ],
 )
-def test_each_bad_end_is_one_finding(end, kind, verdict):
+def test_each_bad_end_is_one_finding(end: MigrationEnd, kind: str, verdict: Verdict) -> None:
     (finding,) = check_ends(end)
     assert (finding.kind, finding.verdict) == (kind, verdict)
 
 
-def test_a_failed_end_quotes_qemu():
+def test_a_failed_end_quotes_qemu() -> None:
     (finding,) = check_ends(replace(END, source=replace(END.source, status="failed", error="Unable to write: EPIPE")))
     assert "Unable to write: EPIPE" in finding.detail
 
@@ -110,7 +112,7 @@ def test_a_failed_end_quotes_qemu():
         ({"destination_after": heart(12, 12, boot_id=2)}, ["other-boot"]),
     ],
 )
-def test_who_is_alive(change, expected):
+def test_who_is_alive(change: dict[str, Any], expected: list[str]) -> None:
     assert kinds(check_pulse(replace(PULSE, **change))) == expected
 
 
@@ -122,11 +124,11 @@ def test_who_is_alive(change, expected):
         ({"tsc_after": 1_000_000 + 700_000}, ["jumped"]),
     ],
 )
-def test_clocks(change, expected):
+def test_clocks(change: dict[str, Any], expected: list[str]) -> None:
     assert kinds(check_clocks([replace(SPAN, **change)])) == expected
 
 
-def test_a_stopped_source_after_a_cancel_is_found():
+def test_a_stopped_source_after_a_cancel_is_found() -> None:
     alive = StayedAlive(run_state="running", before=heart(1), after=heart(2))
     assert check_stayed_alive(alive) == ()
     assert kinds(check_stayed_alive(replace(alive, run_state="paused"))) == ["source-stopped"]
@@ -134,15 +136,15 @@ def test_a_stopped_source_after_a_cancel_is_found():
 
 
 @pytest.mark.parametrize("change", [{"pages_sent": 100}, {"pages_sent": 90}, {"pages_written": 0}, {"passes": 2}])
-def test_a_quiet_migration_is_an_error_not_a_pass(change):
+def test_a_quiet_migration_is_an_error_not_a_pass(change: dict[str, Any]) -> None:
     (finding,) = check_redirtied(replace(TRAFFIC, **change), passes=2)
     assert finding.verdict is Verdict.ERROR
 
 
-def test_a_case_without_passes_needs_no_redirtying():
+def test_a_case_without_passes_needs_no_redirtying() -> None:
     assert check_redirtied(replace(TRAFFIC, pages_sent=100), passes=1) == ()
 
 
-def test_a_fault_that_never_applied_is_an_error():
+def test_a_fault_that_never_applied_is_an_error() -> None:
     (finding,) = check_fault_applied("wire-zero-page", 0)
     assert finding.verdict is Verdict.ERROR

@@ -7,12 +7,12 @@ def finding(verdict: Verdict) -> Finding:
     return Finding(check="c", kind="k", where="w", detail="d", verdict=verdict)
 
 
-def test_the_worst_verdict_wins():
+def test_the_worst_verdict_wins() -> None:
     assert worst([Verdict.PASS, Verdict.FAIL, Verdict.BLOCKED]) is Verdict.FAIL
     assert worst([]) is Verdict.PASS
 
 
-def test_an_error_never_hides_a_defect():
+def test_an_error_never_hides_a_defect() -> None:
     assert verdict_of([finding(Verdict.ERROR), finding(Verdict.FAIL)]) is Verdict.FAIL
     assert verdict_of([finding(Verdict.ERROR)]) is Verdict.ERROR
     assert verdict_of([finding(Verdict.LOST), finding(Verdict.FAIL)]) is Verdict.LOST
@@ -32,5 +32,5 @@ def test_an_error_never_hides_a_defect():
         ([Verdict.ERROR, Verdict.FAIL], 1),
     ],
 )
-def test_exit_status(verdicts, status):
+def test_exit_status(verdicts: list[Verdict], status: int) -> None:
     assert exit_status(verdicts) == status
