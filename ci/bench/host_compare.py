@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How fast the host compares two guest memories, against bare memcmp over the same bytes.
 
 Usage: python ci/bench/host_compare.py [MIB]

@@ -72,8 +72,8 @@ class Machine:
                 raise RuntimeError(reply["error"])
 
     async def wait(self, reached: Any) -> None:
-        while not reached(await self.run("query-migrate")):
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - as plain as a script gets
+        while not reached(await self.run("query-migrate")):  # noqa: ASYNC110 - as plain as a script gets
+            await asyncio.sleep(0.005)
 
 
 async def minimal(folder: Path) -> float:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Throughput of a move through the relay against a direct one, in pairs that alternate, between the same two binaries.
 
 The source is a stopped VM with random bytes in all its memory, so nothing but the wire is measured: from ``migrate``

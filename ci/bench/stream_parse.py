@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Speed of the stream parser against a plain copy of the same bytes: 128 MiB of pages, fed in 1 MiB chunks."""
 
 from __future__ import annotations
