@@ -1,0 +1,76 @@
+"""The host's own look at a guest without a source: the check, and the search for the probe."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from harness.cases.replay import _certain
+from harness.checks.memory import check_pattern
+from harness.guest.heartbeat import MAGIC
+from harness.guest.resident import find_probe
+from harness.model.errors import PreconditionError
+from harness.model.guest import PatternCheck, RamLayout
+from harness.model.memory import Damage, PageDamage
+
+MIB = 1 << 20
+LEDGER_GPA = 0x240000
+
+
+def damaged(kind: Damage, gpa: int) -> PageDamage:
+    return PageDamage(gpa=gpa, kind=kind, lines=64, first_bad_gpa=gpa)
+
+
+def test_clean_memory_is_silent() -> None:
+    assert check_pattern(PatternCheck(pages_checked=9, pages_bad=0)) == ()
+
+
+def test_each_kind_of_damage_is_a_finding_and_the_rest_is_counted() -> None:
+    damages = (damaged(Damage.STALE, 0x1000), damaged(Damage.BIT, 0x3000), damaged(Damage.STALE, 0x2000))
+    found = PatternCheck(pages_checked=99, pages_bad=20, by_kind={Damage.STALE: 19, Damage.BIT: 1}, damages=damages)
+    findings = {finding.kind: finding for finding in check_pattern(found)}
+    assert findings.keys() == {"stale", "bit", "more"}
+    assert findings["stale"].where == "gpa 0x1000-0x2fff"
+    assert "20 bad pages in all" in findings["more"].detail
+
+
+def test_no_page_at_all_is_no_pass() -> None:
+    (finding,) = check_pattern(PatternCheck(pages_checked=0, pages_bad=0))
+    assert finding.kind == "nothing-checked"
+
+
+def test_mostly_wrong_pages_say_nothing_of_the_product() -> None:
+    assert _certain(PatternCheck(pages_checked=9, pages_bad=0)) == ()
+    with pytest.raises(PreconditionError, match="do not carry the pattern"):
+        _certain(PatternCheck(pages_checked=9, pages_bad=5))
+
+
+def memory(size_bytes: int, *, magic: int = MAGIC, version: int = 1, managed: int = 2000, vcpus: int = 2) -> bytearray:
+    ram = bytearray(size_bytes)
+    struct.pack_into("<QQIIQQQQ", ram, 0x220000, magic, 0xB007, version, vcpus, 0x5EED, LEDGER_GPA, managed, 1)
+    return ram
+
+
+def find(ram: bytearray) -> object:
+    return find_probe(memoryview(ram), [(0, MIB), (2 * MIB, len(ram))], RamLayout.q35(len(ram)))
+
+
+def test_the_probe_is_found_by_its_heartbeat_page() -> None:
+    ram = memory(16 * MIB)
+    found = find_probe(memoryview(ram), [(0, len(ram))], RamLayout.q35(len(ram)))
+    assert found is not None
+    assert (found.heartbeat.seed, found.description.heartbeat_gpa, found.description.vcpus) == (0x5EED, 0x220000, 2)
+    assert found.description.managed_pages == 2000
+    first, second = found.description.managed
+    assert (first.start, first.end) == (MIB, 2 * MIB)
+    # 256 pages below the image, 159 of conventional memory, what lies between, and the rest: three pages of ledger.
+    assert second.start == LEDGER_GPA + 0x3000
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"magic": 5}, {"version": 9}, {"managed": 1 << 40}, {"managed": 0}, {"managed": 4000}, {"vcpus": 0}]
+)
+def test_what_only_looks_like_it_is_none(wrong: dict[str, int]) -> None:
+    assert find(memory(16 * MIB)) is not None
+    assert find(memory(16 * MIB, **wrong)) is None
