@@ -217,6 +217,9 @@ async def _account(stage: Stage, relay: Relay, moved: Moved) -> WireAccount:
     if account.record_path and (tail := relay.sent_tail()):
         with contextlib.suppress(OSError):
             write_whole(sent_devices_path(Path(account.record_path)), tail)
+    for note in account.notes:
+        if note.startswith("recording"):
+            stage.losses.note(Path(account.record_path or "stream").name, OSError(note))
     stage.events.emit("wire", "account", end=account.end, passes=account.passes, notes=account.notes)
     for fault in stage.faults.wire:
         struck = [applied for applied in account.faults if applied.name is fault.name]

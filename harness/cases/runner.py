@@ -6,6 +6,7 @@ import asyncio
 import json
 import platform
 import secrets
+import shlex
 import time
 import traceback
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
                     events=events,
                     deadline=deadline,
                     notebook=notebook,
+                    losses=folder.losses,
                 ) as stage:
                     await request.case.play(stage, request.settings)
                     _judge_host_faults(stage)
@@ -199,12 +201,11 @@ def _result(request: Request, folder: CaseFolder, notebook: Notebook, outcome: _
 def _write(request: Request, folder: CaseFolder, result: CaseResult) -> CaseResult:
     """Write the artefacts that tell the result; what could not be written is in its reason."""
     folder.settle(request.keep, result.verdict, [folder.path / name for name in _heavy(folder)])
-    commands = {path.name.split(".")[0]: path.read_text().split() for path in folder.path.glob("*.command.txt")}
+    commands = {path.name.split(".")[0]: shlex.split(path.read_text()) for path in folder.path.glob("*.command.txt")}
     folder.write(REPRO, script(result, commands, request.options()), executable=True)
-    result = tell(result, folder.losses.lines)
-    write_report(folder, result)
-    result = tell(result, folder.losses.lines)
-    folder.write(RESULT, dump(result, folder.losses.lines))
+    write_report(folder, tell(result, folder.losses.lines))
+    # Each of these two may be lost as well, and is then told once with all the others.
+    folder.write(RESULT, dump(tell(result, folder.losses.lines), folder.losses.lines))
     return tell(result, folder.losses.lines)
 
 

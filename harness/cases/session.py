@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from harness.cases.binaries import locate_qemu
 from harness.cases.request import Request
 from harness.cases.runner import run_case
+from harness.model.deadline import Deadline
 from harness.model.result import CaseResult
 from harness.report.events import Subscriber
 from harness.report.html import write_index
 from harness.report.store import Run
+from harness.vm.features import probe_binary
 from harness.vm.keeper import Keeper
+
+_PROBE_S = 30.0
 
 
 def run_requests(requests: Sequence[Request], run: Run, *, progress: Subscriber | None = None) -> list[CaseResult]:
     """Run *requests* in order. SIGTERM and SIGHUP end like Ctrl-C: everything is cleared away first."""
     return asyncio.run(_run_all(requests, run, progress))
+
+
+def require_qemus(requests: Sequence[Request]) -> None:
+    """Raises SetupError for a QEMU that is missing or is none, before a run begins that could only end in errors."""
+    asyncio.run(_probe_all({path for request in requests for path in (request.qemu, request.qemu_dst or request.qemu)}))
+
+
+async def _probe_all(paths: Iterable[Path | None]) -> None:
+    for path in paths:
+        await probe_binary(locate_qemu(path), deadline=Deadline.after(_PROBE_S))
 
 
 async def _run_all(requests: Sequence[Request], run: Run, progress: Subscriber | None) -> list[CaseResult]:

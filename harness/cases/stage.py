@@ -21,6 +21,7 @@ from harness.model.guest import GuestDescription, RamLayout
 from harness.model.machine import Accel, Arch, MachineSpec
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
+from harness.report.losses import Losses
 from harness.report.store import Keep
 from harness.vm.features import Features
 from harness.vm.keeper import Keeper
@@ -73,6 +74,8 @@ class Stage:
     events: EventLog
     deadline: Deadline
     notebook: Notebook
+    losses: Losses = field(default_factory=Losses)
+    """Artefacts that could not be written."""
     struck: set[HostFault] = field(default_factory=set)
     """Faults of the host that were applied."""
     capture: Capture | None = None
@@ -126,8 +129,14 @@ class Stage:
                 deadline=self.deadline,
             )
         )
+        stack.callback(self._note_losses, vm)
         self.events.emit(role, "started", pid=vm.pid)
         return vm
+
+    def _note_losses(self, vm: Vm) -> None:
+        for trouble in vm.troubles:
+            name, _, why = trouble.removeprefix(f"{vm.role}: ").partition(": ")
+            self.losses.note(name, OSError(why))
 
     def retire(self, vm: Vm) -> None:
         """End *vm* in the background: nobody needs it any more."""

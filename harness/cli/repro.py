@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from harness.cases.request import REQUEST_FILE, request_from_json
-from harness.cases.session import run_requests
+from harness.cases.session import require_qemus, run_requests
 from harness.cli import options as opt
 from harness.model.errors import UsageError
 from harness.model.verdict import exit_status
@@ -24,6 +24,7 @@ def repro(
 ) -> int:
     """Run the case of RUN_DIR again, just as it was."""
     request = request_from_json(_load(run_dir / REQUEST_FILE))
+    require_qemus([request])
     with Terminal(sys.stderr) as terminal:
         results = run_requests([request], Run.create(out), progress=terminal)
     return exit_status(result.verdict for result in results)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cases.ask import Words, requests_of
-from harness.cases.session import run_requests
+from harness.cases.session import require_qemus, run_requests
 from harness.cli import options as opt
 from harness.model.verdict import exit_status
 from harness.report.document import json_document
@@ -47,6 +47,7 @@ def run(
         repeat=repeat,
     )
     requests = requests_of(cases or (), words, file=file)
+    require_qemus(requests)
     folder = Run.create(out)
     with Terminal(sys.stderr) as terminal:
         results = run_requests(requests, folder, progress=terminal)
