@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.cases import library
+from harness.cases.binaries import as_named
 from harness.cases.case import find_cases
 from harness.cases.faults import plan_faults
 from harness.cases.plan_file import Entry, load_plan
@@ -79,8 +80,8 @@ def _expand(pattern: str, words: Words) -> list[Request]:
             case=case,
             settings=parse_settings(case.settings, case.defaults, words.sets),
             seed=first if number == 0 else Seed(first.sub("repeat", number)),
-            qemu=words.qemu,
-            qemu_dst=words.qemu_dst,
+            qemu=as_named(words.qemu),
+            qemu_dst=as_named(words.qemu_dst),
             accel=parse_accel(words.accel),
             backend=words.backend,
             faults=words.faults,

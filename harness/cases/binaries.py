@@ -17,8 +17,17 @@ from harness.vm.keeper import Keeper
 DEFAULT_QEMU = "qemu-system-x86_64"
 
 
+def as_named(path: Path | None) -> Path | None:
+    """The file at *path* where there is one, else the name that PATH is searched for.
+
+    A Path forgets the ``./`` that it was given with, and the binary of that name on PATH would be another.
+    """
+    return path.absolute() if path and path.exists() else path
+
+
 def locate_qemu(path: Path | None) -> Path:
     """The binary that was asked for, or the one on PATH. SetupError when there is none."""
+    path = as_named(path)
     found = shutil.which(str(path) if path else DEFAULT_QEMU)
     if found:
         return Path(found)
