@@ -14,6 +14,10 @@ from harness.model.errors import UsageError
 from harness.model.seed import Seed
 from harness.report.store import Keep
 
+_DEADLINE_S = 60.0
+_S_PER_GIB = 60.0
+"""Ten times what loading and verifying took under TCG on a busy machine."""
+
 
 def request_of(file: Path, words: Words) -> Request:
     """The request to replay *file*: the machine as the stream tells it, the rest as its run was, unless *words* differ.
@@ -31,6 +35,7 @@ def request_of(file: Path, words: Words) -> Request:
     accel = parse_accel(words.accel) or (origin and origin.accel) or capture.accel()
     defaults = {
         **machine,
+        "deadline_s": _DEADLINE_S + _S_PER_GIB * capture.summary.size_bytes / (1 << 30),
         "file": str(file.resolve()),
         "pattern_seed": seed and seed.sub("pattern"),
         "is_probe": origin is not None and capture.has_memory,

@@ -27,7 +27,8 @@ def test_a_whole_stream(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect(file) == 0
     out = capsys.readouterr()
     assert out.err == ""
-    for fact in ("pc-q35-7.2", "pc.ram: 64 pages, 3 sent, 1 resent", "toy/0: version 1, 1 fields", "every byte"):
+    ram, toy = "pc.ram: 64 pages (256 KiB), 3 sent, 1 resent", "toy/0: version 1, 1 fields"
+    for fact in ("pc-q35-7.2", ram, toy, "every byte"):
         assert fact in out.out
 
 

@@ -44,6 +44,7 @@ def test_a_lonely_stream_tells_its_own_machine(file: Path) -> None:
     settings = request.settings.model_dump()
     assert (settings["machine"], settings["memory_mib"], settings["trim_kib"]) == ("pc-q35-7.2", 1, 768)
     assert (settings["pattern_seed"], settings["is_probe"], request.accel) == (None, False, Accel.TCG)
+    assert settings["deadline_s"] == pytest.approx(60.0, abs=0.1)
     assert request.keep is Keep.NEVER
 
 

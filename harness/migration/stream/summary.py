@@ -12,6 +12,7 @@ from harness.migration.stream.ledger import PageLedger
 from harness.migration.stream.parser import StreamParser
 from harness.model.device_state import DeviceState
 from harness.model.errors import SetupError, StreamError
+from harness.model.memory import PAGE_SIZE
 from harness.model.wire import SectionSummary, StreamSummary
 
 CHUNK_BYTES = 1 << 20
@@ -67,9 +68,15 @@ def _ram_lines(summary: StreamSummary) -> Iterator[str]:
     for block in summary.blocks:
         deltas = f", {block.delta_records} deltas" if block.delta_records else ""
         yield (
-            f"block         {block.name}: {block.pages} pages, {block.pages_sent} sent, {block.pages_resent} resent"
+            f"block         {block.name}: {block.pages} pages ({_size(block.pages)}), "
+            f"{block.pages_sent} sent, {block.pages_resent} resent"
             f" ({block.data_records} data, {block.zero_records} zero{deltas})"
         )
+
+
+def _size(pages: int) -> str:
+    """*pages* of 4 KiB for people: the largest unit that divides them."""
+    return f"{pages >> 8} MiB" if pages % 256 == 0 else f"{pages * (PAGE_SIZE >> 10)} KiB"
 
 
 def _device_lines(summary: StreamSummary) -> Iterator[str]:
