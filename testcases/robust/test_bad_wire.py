@@ -1,0 +1,35 @@
+"""A wire or a guest that fails ends a case inside its deadline, with what QEMU or the guest itself said of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.model.verdict import Verdict
+from testcases.conftest import Player
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("clean")]
+
+DEADLINE_S = 8
+
+
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+@pytest.mark.parametrize(
+    ("fault", "verdict", "words"),
+    [
+        ("wire-cut:at_fraction=0", Verdict.FAIL, "qemu-system-x86_64:"),
+        ("wire-cut:at_fraction=0.9", Verdict.FAIL, "qemu-system-x86_64:"),
+        ("wire-truncate:at_fraction=0.5", Verdict.FAIL, "qemu-system-x86_64:"),
+        ("wire-stall:at_fraction=0.2", Verdict.FAIL, "no byte was transferred"),
+        ("wire-slow:bytes_per_s=2000000", Verdict.TOO_SLOW, "no convergence"),
+        ("wire-corrupt-header", Verdict.FAIL, "Not a migration stream"),
+        ("host-other-machine", Verdict.FAIL, "Machine type received is"),
+        ("guest-crash", Verdict.FAIL, "the guest crashed: vector 6"),
+        ("guest-hang", Verdict.FAIL, "until the deadline"),
+    ],
+)
+def test_ends_inside_the_deadline(play: Player, fault: str, verdict: Verdict, words: str, transport: str) -> None:
+    result = play("memory/precopy", fault, memory_mib=64, deadline_s=DEADLINE_S, transport=transport)
+    assert result.verdict is verdict, result.reason
+    assert words in result.reason
+    assert "\n" not in result.reason
+    assert result.timings["total_s"] < DEADLINE_S + 1
