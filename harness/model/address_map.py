@@ -63,9 +63,9 @@ class AddressMap:
         ram, found = PageSet.empty(), PageSet.empty()
         for window in self.windows:
             inside = gfns & PageSet.of((window.gfn, window.gfn + window.pages))
-            here = _shifted(inside, window.ram_page - window.gfn) - self.unmapped
+            here = inside.shifted(window.ram_page - window.gfn) - self.unmapped
             ram |= here
-            found |= _shifted(here, window.gfn - window.ram_page)
+            found |= here.shifted(window.gfn - window.ram_page)
         return ram, gfns - found
 
     def ram_spans(self, first_gfn: int, end_gfn: int) -> list[tuple[int, int]]:
@@ -86,14 +86,9 @@ class AddressMap:
         mapped = ram_pages - self.unmapped
         for window in self.windows:
             inside = mapped & PageSet.of((window.ram_page, window.ram_page + window.pages))
-            gfns |= _shifted(inside, window.gfn - window.ram_page)
+            gfns |= inside.shifted(window.gfn - window.ram_page)
         return gfns
 
     def gpa_ranges(self, ram_pages: PageSet) -> tuple[GpaRange, ...]:
         """Maximal gpa ranges of *ram_pages*, ascending."""
         return tuple(GpaRange(start << PAGE_SHIFT, end << PAGE_SHIFT) for start, end in self.to_gfn(ram_pages).ranges())
-
-
-def _shifted(pages: PageSet, by_pages: int) -> PageSet:
-    edges = pages.edges.astype("i8") + by_pages
-    return PageSet.from_edges(edges.astype("u8"))

@@ -20,8 +20,8 @@ class LivePageMap:
         self._edges: list[int] = start.shared.edges.tolist()
 
     def convert(self, conversion: Conversion, addresses: AddressMap) -> None:
-        """Apply one hypercall; a refused one changes nothing."""
-        if conversion.refusal:
+        """Apply one hypercall; a refused or failed one changes nothing."""
+        if not conversion.took_effect:
             return
         first = conversion.gpa >> 12
         for start, end in addresses.ram_spans(first, first + conversion.pages):

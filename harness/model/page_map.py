@@ -49,6 +49,8 @@ class Conversion:
     """a1, always in 4 KiB pages."""
     attributes: int
     """a2: :data:`ENCRYPTED_BIT` and a preferred page size."""
+    result: int = 0
+    """What the guest got back in RAX: 0, or a negative KVM errno."""
 
     @classmethod
     def of_bytes(cls, gpa: int, size_bytes: int, *, private: bool) -> Self:
@@ -84,8 +86,13 @@ class Conversion:
         return next((reason for reason, is_so in reasons.items() if is_so), "")
 
     @property
+    def took_effect(self) -> bool:
+        """Whether it changes anything: a valid call that was answered with success."""
+        return not self.refusal and self.result == 0
+
+    @property
     def gfns(self) -> PageSet:
-        """The guest frames that it names; none for a call that is refused."""
+        """The guest frames that it names, whether it took effect or not; none for an invalid call."""
         if self.refusal:
             return PageSet.empty()
         first = self.gpa >> PAGE_SHIFT
@@ -128,5 +135,7 @@ class PageMap:
 
     def convert(self, conversion: Conversion, addresses: AddressMap) -> PageMap:
         """The map after *conversion*. What it names outside mapped RAM has no place here and is left out."""
+        if not conversion.took_effect:
+            return self
         ram_pages, _ = addresses.to_ram(conversion.gfns)
         return self.with_pages(ram_pages, private=conversion.is_private)

@@ -120,6 +120,11 @@ class PageSet:
         """Whether every page is in *other* too."""
         return not self - other
 
+    def shifted(self, by_pages: int) -> PageSet:
+        """The same pages, *by_pages* further up (down when negative)."""
+        amount = np.uint64(abs(by_pages))
+        return PageSet.from_edges(self.edges + amount if by_pages >= 0 else self.edges - amount)
+
     def _combine(self, other: PageSet, operation: Callable[[Flags, Flags], Flags]) -> PageSet:
         points = _distinct(_sorted_union(self.edges, other.edges))
         inside = operation(self.holds(points), other.holds(points))

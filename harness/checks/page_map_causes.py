@@ -1,0 +1,174 @@
+"""Why page maps differ: known bug classes, each named only when the evidence is exactly what that bug leaves behind.
+
+A cause is a hypothesis about one witness, computed from the hypercall log; it is accepted when that witness says what
+the hypothesis predicts on *every* page where the prediction departs from the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from harness.model.live_page_map import replay
+from harness.model.page_map import ENCRYPTED_BIT, PageMap, Witness
+from harness.model.page_map_views import Disagreement, MapEvidence
+from harness.model.page_set import PageSet
+
+MAP_GPA_CHUNK_PAGES = 16384
+"""QEMU answers one TDVMCALL MapGPA for at most 64 MiB and asks the guest to retry for the rest."""
+NARROW_FRAMES = 1 << 32
+_HOST_SIDE = (Witness.HOST_LIST, Witness.STREAM, Witness.DESTINATION)
+_GUEST_SIDE = (Witness.GUEST_TABLES, Witness.HOST_WALK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Pages of a disagreement that one bug class explains."""
+
+    kind: str
+    pages: PageSet
+    remedy: str
+
+
+def causes_of(evidence: MapEvidence, said: Disagreement) -> tuple[Cause, ...]:
+    """The causes that the evidence supports, and ``mismatch`` for the rest; each page under exactly one of them."""
+    causes: list[Cause] = []
+    rest = said.pages
+    for explain in _EXPLANATIONS:
+        found = explain(evidence, replace(said, pages=rest))
+        if found and found.pages:
+            causes.append(found)
+            rest -= found.pages
+    if rest:
+        causes.append(Cause(kind="mismatch", pages=rest, remedy=""))
+    return tuple(causes)
+
+
+def _unmapped_lost(evidence: MapEvidence, said: Disagreement) -> Cause:
+    pages = said.pages & evidence.addresses.unmapped
+    return Cause(kind="unmapped-lost", pages=pages, remedy="class B13: the status of unplugged memory was not kept")
+
+
+def _not_carried(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    source, destination = evidence.view(Witness.HOST_LIST), evidence.view(Witness.DESTINATION)
+    if not source or not destination or destination.page_map.shared or not source.page_map.shared:
+        return None
+    if not _opposes(said, Witness.DESTINATION, Witness.HOST_LIST):
+        return None
+    remedy = "class B12: the destination has no shared page at all, the list was not carried or not loaded"
+    return Cause(kind="not-carried", pages=said.pages, remedy=remedy)
+
+
+def _appended(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    source, destination = evidence.view(Witness.HOST_LIST), evidence.view(Witness.DESTINATION)
+    if not source or not destination or evidence.earlier_hop is None:
+        return None
+    extra = destination.page_map.shared - source.page_map.shared
+    if not extra or not extra.issubset(evidence.earlier_hop.shared):
+        return None
+    remedy = "class B12: the list of an earlier hop is still there, the new one was appended to it"
+    return Cause(kind="appended", pages=said.pages & extra, remedy=remedy)
+
+
+def _failed_conversion(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    named = PageSet.empty()
+    for call in evidence.conversions:
+        if not call.result or not _guest_says(said, private=call.is_private):
+            continue
+        named |= evidence.addresses.to_ram(call.gfns)[0]
+    remedy = "class B51: the guest changed its page tables though the hypercall failed"
+    return Cause(kind="failed-conversion", pages=said.pages & named, remedy=remedy)
+
+
+def _undercounted(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    """Guest tables are one page ahead of the calls: the page right after a call's last one."""
+    ends = [
+        ((call.gpa >> 12) + call.pages, (call.gpa >> 12) + call.pages + 1)
+        for call in evidence.conversions
+        if call.took_effect and _guest_says(said, private=call.is_private)
+    ]
+    pages = said.pages & evidence.addresses.to_ram(PageSet.from_ranges(ends))[0]
+    single = PageSet.from_ranges((start, end) for start, end in pages.ranges() if end - start == 1)
+    remedy = "class B5: right after the last page of a call with the same status, so its page count is one too small"
+    alone = PageSet.from_ranges(item for item in said.pages.ranges() if item[1] - item[0] == 1)
+    return Cause(kind="undercounted", pages=single & alone, remedy=remedy)
+
+
+def _never_reported(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    if not evidence.conversions or not _guest_says(said, private=False):
+        return None
+    frames = PageSet.from_ranges(
+        ((call.gpa >> 12), (call.gpa >> 12) + call.pages) for call in evidence.conversions if not call.refusal
+    )
+    remedy = (
+        "no call ever named these pages: shared before the hypercall was there (class B14), or a call that was lost"
+    )
+    return Cause(kind="never-reported", pages=said.pages - evidence.addresses.to_ram(frames)[0], remedy=remedy)
+
+
+def _page_size_misread(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    wrong = [replace(call, attributes=ENCRYPTED_BIT if call.attributes else 0) for call in evidence.conversions]
+    remedy = "class B8: exactly what comes of reading every non-zero a2 as encrypted"
+    return _hypothesis(evidence, said, "page-size-bits", replay(evidence.initial, wrong, evidence.addresses), remedy)
+
+
+def _cut_at_chunk(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    wrong = [replace(call, pages=min(call.pages, MAP_GPA_CHUNK_PAGES)) for call in evidence.conversions]
+    remedy = "class B20: the tail beyond 64 MiB of a call was not retried"
+    return _hypothesis(evidence, said, "cut-at-64-mib", replay(evidence.initial, wrong, evidence.addresses), remedy)
+
+
+def _offset_for_gpa(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    frames = evidence.addresses.to_gfn(_log_map(evidence).shared)
+    looked_up = frames & PageSet.of((0, evidence.addresses.pages))
+    wrong = PageMap(total_pages=evidence.addresses.pages, shared=looked_up)
+    remedy = "class B10: exactly what comes of looking up a RAM block offset as if it were a gpa (3/4 GiB hole)"
+    return _hypothesis(evidence, said, "offset-for-gpa", wrong, remedy)
+
+
+def _narrow_frames(evidence: MapEvidence, said: Disagreement) -> Cause | None:
+    frames = evidence.addresses.to_gfn(_log_map(evidence).shared)
+    cut = PageSet.empty()
+    for base in {int(edge) // NARROW_FRAMES * NARROW_FRAMES for edge in frames.edges}:
+        cut |= (frames & PageSet.of((base, base + NARROW_FRAMES))).shifted(-base)
+    wrong = PageMap(total_pages=evidence.addresses.pages, shared=evidence.addresses.to_ram(cut)[0])
+    remedy = "class B9: exactly what comes of frame numbers cut to 32 bits"
+    return _hypothesis(evidence, said, "narrow-frames", wrong, remedy)
+
+
+_EXPLANATIONS: tuple[Callable[[MapEvidence, Disagreement], Cause | None], ...] = (
+    _unmapped_lost,
+    _not_carried,
+    _appended,
+    _page_size_misread,
+    _narrow_frames,
+    _offset_for_gpa,
+    _cut_at_chunk,
+    _failed_conversion,
+    _undercounted,
+    _never_reported,
+)
+
+
+def _hypothesis(evidence: MapEvidence, said: Disagreement, kind: str, wrong: PageMap, remedy: str) -> Cause | None:
+    departs = wrong.difference(_log_map(evidence))
+    if not departs & said.pages:
+        return None
+    for witness in _HOST_SIDE:
+        view = evidence.view(witness)
+        if view and departs & view.known and not view.page_map.difference(wrong) & departs & view.known:
+            return Cause(kind=kind, pages=said.pages & departs & view.known, remedy=remedy)
+    return None
+
+
+def _log_map(evidence: MapEvidence) -> PageMap:
+    return replay(evidence.initial, evidence.conversions, evidence.addresses)
+
+
+def _guest_says(said: Disagreement, *, private: bool) -> bool:
+    return bool({(witness, private) for witness in _GUEST_SIDE} & said.pairs())
+
+
+def _opposes(said: Disagreement, one: Witness, other: Witness) -> bool:
+    pairs = said.pairs()
+    return {(one, True), (other, False)} <= pairs or {(one, False), (other, True)} <= pairs
