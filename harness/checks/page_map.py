@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from harness.checks.page_map_causes import Cause, causes_of
 from harness.model.address_map import AddressMap
@@ -113,16 +114,16 @@ def check_after_reset(
 
 def place(addresses: AddressMap, pages: PageSet) -> str:
     """RAM pages in words: gpa ranges, and ram_addr ranges of what has no gpa."""
-    mapped = addresses.gpa_ranges(pages)
-    hidden = [GpaRange(start << 12, end << 12) for start, end in (pages & addresses.unmapped).ranges()]
+    mapped, hidden = addresses.to_gfn(pages), pages & addresses.unmapped
     return ", ".join(filter(None, (_shown("gpa", mapped), _shown("unmapped ram_addr", hidden))))
 
 
-def _shown(name: str, ranges: Sequence[GpaRange]) -> str:
-    if not ranges:
+def _shown(name: str, pages: PageSet) -> str:
+    if not pages:
         return ""
-    more = f" and {len(ranges) - _SHOWN_RANGES} ranges more" if len(ranges) > _SHOWN_RANGES else ""
-    return f"{name} {', '.join(str(item) for item in ranges[:_SHOWN_RANGES])}{more}"
+    first = [str(GpaRange(start << 12, end << 12)) for start, end in islice(pages.ranges(), _SHOWN_RANGES)]
+    more = f" and {pages.intervals - _SHOWN_RANGES} ranges more" if pages.intervals > _SHOWN_RANGES else ""
+    return f"{name} {', '.join(first)}{more}"
 
 
 def _too_few_witnesses(evidence: MapEvidence) -> tuple[Finding, ...]:

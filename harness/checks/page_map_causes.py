@@ -35,6 +35,8 @@ def causes_of(evidence: MapEvidence, said: Disagreement) -> tuple[Cause, ...]:
     causes: list[Cause] = []
     rest = said.pages
     for explain in _EXPLANATIONS:
+        if not rest:
+            break
         found = explain(evidence, replace(said, pages=rest))
         if found and found.pages:
             causes.append(found)
