@@ -33,6 +33,7 @@ _IV = struct.Struct(">QQ")
 class PacketKind(IntEnum):
     """First byte of what is authenticated: a data packet is no VMSA packet."""
 
+    SECRET = 0x01
     DATA = 0x02
     VMSA = 0x03
 

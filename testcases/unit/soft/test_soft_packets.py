@@ -1,0 +1,144 @@
+"""Packets and memory encryption, as properties."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.confidential.soft.memory_encryption import MemoryCipher
+from harness.confidential.soft.packets import (
+    HEADER_BYTES,
+    Packet,
+    PacketKind,
+    PacketOpener,
+    PacketSealer,
+    TransportKeys,
+)
+from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
+
+KEYS = TransportKeys(bytes(16), bytes(range(16)))
+OTHER = TransportKeys(bytes(16), bytes(range(1, 17)))
+pages = st.binary(min_size=1, max_size=4096).map(lambda seed: (seed * 4096)[:4096])
+places = st.integers(0, (1 << 64) - 1)
+kinds = st.sampled_from(list(PacketKind))
+
+
+def status_of(opener: PacketOpener, kind: PacketKind, place: int, packet: Packet) -> FirmwareStatus:
+    with pytest.raises(CommandRefusedError) as caught:
+        opener.open(kind, place, packet)
+    return caught.value.status
+
+
+@given(st.lists(st.tuples(kinds, places, pages), max_size=5))
+def test_what_was_sealed_in_order_opens_in_order(sent: list[tuple[PacketKind, int, bytes]]) -> None:
+    sealer, opener = PacketSealer(KEYS), PacketOpener(KEYS)
+    packets = [sealer.seal(*item) for item in sent]
+    assert [packet.sequence for packet in packets] == list(range(len(sent)))
+    opened = [opener.open(kind, place, packet) for (kind, place, _), packet in zip(sent, packets, strict=True)]
+    assert opened == [content for _, _, content in sent]
+
+
+@given(kinds, places, pages, st.integers(0, (HEADER_BYTES + 4096) * 8 - 1))
+def test_no_bit_of_a_packet_can_be_changed(kind: PacketKind, place: int, page: bytes, bit: int) -> None:
+    packet = PacketSealer(KEYS).seal(kind, place, page)
+    whole = bytearray(packet.header + packet.data)
+    whole[bit // 8] ^= 1 << bit % 8
+    bent = Packet(bytes(whole[:HEADER_BYTES]), bytes(whole[HEADER_BYTES:]))
+    opener = PacketOpener(KEYS)
+    assert status_of(opener, kind, place, bent) == FirmwareStatus.BAD_MEASUREMENT
+    assert opener.open(kind, place, packet) == page
+
+
+@given(kinds, kinds, places, places, pages)
+def test_a_packet_is_for_one_place_and_one_kind(
+    kind: PacketKind, other_kind: PacketKind, place: int, other_place: int, page: bytes
+) -> None:
+    packet, opener = PacketSealer(KEYS).seal(kind, place, page), PacketOpener(KEYS)
+    if (kind, place) != (other_kind, other_place):
+        assert status_of(opener, other_kind, other_place, packet) == FirmwareStatus.BAD_MEASUREMENT
+    assert opener.open(kind, place, packet) == page
+
+
+@given(st.permutations(range(5)))
+def test_only_the_order_of_sending_is_taken(order: list[int]) -> None:
+    sealer, opener = PacketSealer(KEYS), PacketOpener(KEYS)
+    packets = [sealer.seal(PacketKind.DATA, 1, bytes([index]) * 4096) for index in range(5)]
+    for index in order:
+        if index == opener.received:
+            assert opener.open(PacketKind.DATA, 1, packets[index])[0] == index
+        else:
+            assert status_of(opener, PacketKind.DATA, 1, packets[index]) == FirmwareStatus.SECURE_DATA_INVALID
+
+
+@given(st.integers(1, 5), st.data())
+def test_a_replay_is_out_of_turn(count: int, data: st.DataObject) -> None:
+    sealer, opener = PacketSealer(KEYS), PacketOpener(KEYS)
+    packets = [sealer.seal(PacketKind.DATA, 1, bytes(4096)) for _ in range(count)]
+    for packet in packets:
+        opener.open(PacketKind.DATA, 1, packet)
+    again = data.draw(st.sampled_from(packets))
+    assert status_of(opener, PacketKind.DATA, 1, again) == FirmwareStatus.SECURE_DATA_INVALID
+
+
+@given(pages)
+def test_a_packet_of_another_session_does_not_verify(page: bytes) -> None:
+    packet = PacketSealer(OTHER).seal(PacketKind.DATA, 1, page)
+    assert status_of(PacketOpener(KEYS), PacketKind.DATA, 1, packet) == FirmwareStatus.BAD_MEASUREMENT
+
+
+@given(st.integers(0, HEADER_BYTES - 1), st.integers(0, 4095))
+def test_a_cut_packet_is_told_by_its_length(header_bytes: int, data_bytes: int) -> None:
+    packet, opener = PacketSealer(KEYS).seal(PacketKind.DATA, 1, bytes(4096)), PacketOpener(KEYS)
+    for cut in (Packet(packet.header[:header_bytes], packet.data), Packet(packet.header, packet.data[:data_bytes])):
+        assert status_of(opener, PacketKind.DATA, 1, cut) == FirmwareStatus.INVALID_LENGTH
+
+
+def test_equal_pages_never_look_equal_on_the_wire() -> None:
+    sealer = PacketSealer(KEYS)
+    seen = {sealer.seal(PacketKind.DATA, 1, bytes(4096)).data for _ in range(8)}
+    assert len(seen) == 8
+    lines = {data[start : start + 64] for data in seen for start in range(0, 4096, 64)}
+    assert len(lines) == 8 * 64
+
+
+ONE, TWO = MemoryCipher(bytes(range(32))), MemoryCipher(bytes(range(1, 33)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 52), pages), max_size=4))
+def test_the_guest_reads_what_it_wrote(memory: list[tuple[int, bytes]]) -> None:
+    places = [place for place, _ in memory]
+    plain = b"".join(content for _, content in memory)
+    seen = ONE.host_view(places, plain)
+    assert ONE.guest_view(places, seen) == plain
+    assert not memory or seen != plain
+
+
+@given(st.integers(0, 1 << 52), st.integers(0, 1 << 52), pages)
+def test_ciphertext_elsewhere_or_under_another_key_is_garbage(place: int, elsewhere: int, page: bytes) -> None:
+    seen = ONE.host_view([place], page)
+    readings = [TWO.guest_view([place], seen)]
+    if elsewhere != place:
+        readings.append(ONE.guest_view([elsewhere], seen))
+    for garbage in readings:
+        same = sum(garbage[start : start + 16] == page[start : start + 16] for start in range(0, 4096, 16))
+        assert same == 0
+
+
+def test_equal_lines_of_a_page_look_different() -> None:
+    seen = ONE.host_view([1, 2], bytes(8192))
+    assert len({seen[start : start + 16] for start in range(0, 8192, 16)}) == 512
+
+
+def test_one_changed_bit_spoils_its_block_only() -> None:
+    seen = bytearray(ONE.host_view([1], bytes(4096)))
+    seen[100] ^= 1
+    read = ONE.guest_view([1], bytes(seen))
+    assert [start for start in range(0, 4096, 16) if read[start : start + 16] != bytes(16)] == [96]
+
+
+def test_wrong_sizes_are_our_own_mistake() -> None:
+    with pytest.raises(ValueError, match="2 pages, but 4096 bytes"):
+        ONE.host_view([1, 2], bytes(4096))
+    with pytest.raises(ValueError, match="32 bytes"):
+        MemoryCipher(bytes(16))
