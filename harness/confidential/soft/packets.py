@@ -61,18 +61,29 @@ class Packet:
         return int(_IV.unpack_from(self.header, 4)[0])
 
 
+class _KeyStream:
+    """AES-CTR in both directions. One context for all packets: to make a new one costs more than to encrypt a page."""
+
+    def __init__(self, tek: bytes) -> None:
+        self._context = Cipher(AES(tek), CTR(bytes(16))).encryptor()
+
+    def apply(self, iv: bytes, data: bytes) -> bytes:
+        self._context.reset_nonce(iv)
+        return self._context.update(data)
+
+
 class PacketSealer:
     """The sending end of one session: numbers packets from 0."""
 
     def __init__(self, keys: TransportKeys) -> None:
-        self._cipher, self._tik = AES(keys.tek), keys.tik
+        self._stream, self._tik = _KeyStream(keys.tek), keys.tik
         self.sent = 0
 
     def seal(self, kind: PacketKind, place: int, plain: bytes) -> Packet:
         """*plain* (4096 bytes) for RAM page or vCPU *place*. INVALID_LENGTH for another size."""
         _check_length(len(plain), "guest_len")
         iv = _IV.pack(self.sent, 0)
-        data = Cipher(self._cipher, CTR(iv)).encryptor().update(plain)
+        data = self._stream.apply(iv, plain)
         self.sent += 1
         return Packet(_HEADER.pack(0, iv, _mac(self._tik, kind, 0, iv, place, data)), data)
 
@@ -81,7 +92,7 @@ class PacketOpener:
     """The receiving end of one session: takes each packet once, in order."""
 
     def __init__(self, keys: TransportKeys) -> None:
-        self._cipher, self._tik = AES(keys.tek), keys.tik
+        self._stream, self._tik = _KeyStream(keys.tek), keys.tik
         self.received = 0
 
     def open(self, kind: PacketKind, place: int, packet: Packet) -> bytes:
@@ -101,7 +112,7 @@ class PacketOpener:
             reason = f"packet {packet.sequence} where {self.received} is due"
             raise CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
         self.received += 1
-        return Cipher(self._cipher, CTR(iv)).decryptor().update(packet.data)
+        return self._stream.apply(iv, packet.data)
 
 
 def _mac(tik: bytes, kind: PacketKind, flags: int, iv: bytes, place: int, data: bytes) -> bytes:
