@@ -187,6 +187,8 @@ def test_unmapped_memory_keeps_its_status_until_it_is_back() -> None:
     unplugged = ADDRESSES.unplug(block)
     calls = [Conversion(gpa=0, pages=SPLIT, attributes=ENCRYPTED_BIT)]
     assert replay(start, calls, unplugged).shared == PageSet.of((4, 6))
+    assert start.convert(calls[0], unplugged).shared == PageSet.of((4, 6))
+    assert unplugged.to_ram(PageSet.of((3, 9))) == (PageSet.of((3, 4), (8, 9)), block)
     assert unplugged.to_gfn(start.shared) == PageSet.empty()
     assert unplugged.plug(block).to_gfn(start.shared) == PageSet.of((4, 6))
     assert unplugged.mapped == PageSet.of((0, 4), (8, RAM_PAGES))
@@ -213,6 +215,12 @@ def test_b5_bytes_become_every_page_that_they_touch(gpa: int, size_bytes: int) -
 def test_calls_that_kvm_would_refuse_change_nothing(call: Conversion, reason: str) -> None:
     assert reason in call.refusal
     start = PageMap(total_pages=RAM_PAGES, shared=PageSet.of((0, 3)))
+    assert replay(start, [call], ADDRESSES) == start == start.convert(call, ADDRESSES)
+
+
+def test_b51_a_call_that_failed_changes_nothing() -> None:
+    call = Conversion(gpa=0x1000, pages=2, attributes=0, result=-22)
+    start = PageMap.all_private(RAM_PAGES)
     assert replay(start, [call], ADDRESSES) == start == start.convert(call, ADDRESSES)
 
 

@@ -165,6 +165,8 @@ def test_b12_a_list_that_was_appended_to_an_earlier_one() -> None:
     both = TRUTH.with_pages(earlier.shared, private=False)
     assert kinds(check_views(evidence(destination=both, earlier_hop=earlier))) == ["appended"]
     assert kinds(check_views(evidence(destination=both))) == ["mismatch"]
+    unrelated = PageMap(total_pages=PAGES, shared=PageSet.of((0x2008, 0x2010)))
+    assert kinds(check_views(evidence(destination=both, earlier_hop=unrelated))) == ["mismatch"]
 
 
 def test_b13_status_of_unplugged_memory_is_lost() -> None:

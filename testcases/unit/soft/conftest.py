@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from harness.confidential.soft.asids import AsidTable
-from harness.confidential.soft.certificates import Vendor
-from harness.confidential.soft.guest_context import SendTarget
+from harness.confidential.soft.certificates import Certificate, Usage, Vendor, unpack_chain
+from harness.confidential.soft.guest_context import SendSession, SendTarget
 from harness.confidential.soft.keys import KeyPair
+from harness.confidential.soft.packets import PacketSealer
 from harness.confidential.soft.policy import ApiVersion, Policy, PolicyFlag
 from harness.confidential.soft.processor import SecureProcessor
+from harness.confidential.soft.session import open_session
 from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
 
 ES = Policy.of(PolicyFlag.ES)
@@ -57,6 +59,14 @@ class World:
         processor.launch_measure(handle)
         processor.launch_finish(handle)
         return handle
+
+    def owner_session(self, processor: SecureProcessor, policy: Policy = ES) -> tuple[SendSession, PacketSealer]:
+        """A guest owner's session with *processor*, and the owner's end of it."""
+        owner = KeyPair.generate(self.random.randbytes)
+        (pdh,) = unpack_chain(processor.export_certificates().pdh)
+        keys, session = open_session(owner, pdh.point, policy, self.random.randbytes)
+        own = Certificate(usage=Usage.PDH, point=owner.point, version=FIRMWARE).pack()
+        return SendSession(policy=policy, pdh=own, session=session), PacketSealer(keys)
 
     def sending(self, source: SecureProcessor, target: SendTarget, policy: Policy = ES) -> int:
         handle = self.running(source, policy, asid=1 if policy.flags & PolicyFlag.ES else 5)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
+import struct
+
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +100,18 @@ def test_a_cut_packet_is_told_by_its_length(header_bytes: int, data_bytes: int) 
         assert status_of(opener, PacketKind.DATA, 1, cut) == FirmwareStatus.INVALID_LENGTH
 
 
+@given(kinds, places, pages, st.integers(0, 3))
+def test_the_bytes_are_those_that_are_written_down(kind: PacketKind, place: int, page: bytes, before: int) -> None:
+    sealer = PacketSealer(KEYS)
+    for _ in range(before):
+        sealer.seal(PacketKind.DATA, 0, bytes(4096))
+    packet = sealer.seal(kind, place, page)
+    iv = before.to_bytes(8, "big") + bytes(8)
+    assert packet.data == Cipher(AES(KEYS.tek), CTR(iv)).encryptor().update(page)
+    told = struct.pack("<BI16sIIQ", kind, 0, iv, 4096, 4096, place) + packet.data
+    assert packet.header == bytes(4) + iv + hmac.digest(KEYS.tik, told, "sha256")
+
+
 def test_equal_pages_never_look_equal_on_the_wire() -> None:
     sealer = PacketSealer(KEYS)
     seen = {sealer.seal(PacketKind.DATA, 1, bytes(4096)).data for _ in range(8)}
@@ -126,7 +144,7 @@ def test_ciphertext_elsewhere_or_under_another_key_is_garbage(place: int, elsewh
 
 
 def test_equal_lines_of_a_page_look_different() -> None:
-    seen = ONE.host_view([1, 2], bytes(8192))
+    seen = ONE.host_view([2, 3], bytes(8192))
     assert len({seen[start : start + 16] for start in range(0, 8192, 16)}) == 512
 
 

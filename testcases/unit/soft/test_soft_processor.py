@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.confidential.soft.certificates import Usage, pack_chain, unpack_chain
+from harness.confidential.soft.packets import PacketKind
 from harness.confidential.soft.policy import ApiVersion, Policy, PolicyFlag
 from harness.confidential.soft.session import SESSION_BYTES
 from harness.confidential.soft.states import GuestState
@@ -178,13 +179,43 @@ def test_plain_vcpu_state_does_not_go_through_the_processor(world: World, refuse
 
 def test_the_measurement_tells_what_was_launched_where(world: World) -> None:
     here = world.platform()
-    handles = [here.launch_start(ES) for _ in range(2)]
-    for asid, handle in enumerate(handles, start=1):
+    session, _ = world.owner_session(here)
+
+    def measure(asid: int, *pages: tuple[int, bytes], vmsa: bool = False) -> bytes:
+        handle = here.launch_start(ES, owner=session)
         here.activate(handle, asid)
-        here.launch_update_data(handle, asid, PAGE)
-    one, other = (here.launch_measure(handle) for handle in handles)
-    assert len(one) == 32
-    assert one != other
+        for place, content in pages:
+            (here.launch_update_vmsa if vmsa else here.launch_update_data)(handle, place, content)
+        return here.launch_measure(handle)
+
+    first = measure(1, (7, PAGE))
+    assert measure(2, (7, PAGE)) == first
+    assert len({first, measure(3, (8, PAGE)), measure(4, (7, PAGE), vmsa=True)}) == 3
+
+
+def test_an_owner_launches_only_under_the_policy_that_was_agreed(world: World, refuses: Refuse) -> None:
+    here = world.platform()
+    session, packets = world.owner_session(here)
+    refuses(
+        FirmwareStatus.BAD_MEASUREMENT, here.launch_start, Policy.of(PolicyFlag.ES | PolicyFlag.NODBG), owner=session
+    )
+    handle = here.launch_start(ES, owner=session)
+    here.activate(handle, 1)
+    here.launch_measure(handle)
+    assert here.launch_update_secret(handle, 3, packets.seal(PacketKind.SECRET, 3, PAGE)) == PAGE
+    refuses(
+        FirmwareStatus.BAD_MEASUREMENT, here.launch_update_secret, handle, 3, packets.seal(PacketKind.DATA, 3, PAGE)
+    )
+
+
+def test_a_guest_without_an_owner_takes_no_secret(world: World, refuses: Refuse) -> None:
+    here = world.platform()
+    _, packets = world.owner_session(here)
+    handle = here.launch_start(ES)
+    here.activate(handle, 1)
+    here.launch_measure(handle)
+    secret = packets.seal(PacketKind.SECRET, 3, PAGE)
+    refuses(FirmwareStatus.BAD_MEASUREMENT, here.launch_update_secret, handle, 3, secret)
 
 
 @pytest.mark.parametrize("size", [0, 4095, 4097])
@@ -223,6 +254,29 @@ def test_certificates_travel_as_bytes_and_every_signature_counts(world: World, r
         unsigned[index] = replace(certificate, signatures=())
         target = replace(good, platform=pack_chain(tuple(unsigned)))
         refuses(FirmwareStatus.BAD_SIGNATURE, here.send_start, handle, target)
+
+
+@pytest.mark.parametrize(
+    ("flag", "part", "index", "signer"),
+    [
+        (PolicyFlag.DOMAIN, "platform", 0, Usage.OCA),
+        (PolicyFlag.SEV, "platform", 0, Usage.CEK),
+        (PolicyFlag.SEV, "platform", 2, Usage.ASK),
+        (PolicyFlag.SEV, "vendor", 0, Usage.ARK),
+    ],
+)
+def test_each_policy_asks_for_its_own_signatures(
+    world: World, refuses: Refuse, flag: PolicyFlag, part: str, index: int, signer: Usage
+) -> None:
+    here, there = world.platform(), world.platform()
+    handle = world.running(here, Policy.of(PolicyFlag.ES | flag))
+    good = there.export_certificates()
+    chain = list(unpack_chain(getattr(good, part)))
+    kept = tuple(item for item in chain[index].signatures if item[0] != signer)
+    assert len(kept) < len(chain[index].signatures)
+    chain[index] = replace(chain[index], signatures=kept)
+    refuses(FirmwareStatus.BAD_SIGNATURE, here.send_start, handle, replace(good, **{part: pack_chain(tuple(chain))}))
+    here.send_start(handle, good)
 
 
 def test_a_stranger_cannot_pose_as_a_platform(world: World, refuses: Refuse) -> None:

@@ -6,13 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.confidential.soft.certificates import Certificate, Usage, unpack_chain
-from harness.confidential.soft.guest_context import SendSession
-from harness.confidential.soft.keys import KeyPair
 from harness.confidential.soft.packets import Packet, PacketKind, PacketSealer
-from harness.confidential.soft.policy import ApiVersion
 from harness.confidential.soft.processor import SecureProcessor
-from harness.confidential.soft.session import open_session
 from harness.confidential.soft.states import TRANSITIONS, Command, GuestState, next_state
 from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
 
@@ -65,12 +60,8 @@ class Stage:
             self.here.activate(handle, 1)
             self.source = source
             return handle
-        owner = KeyPair.generate(self.world.random.randbytes)
-        pdh = next(iter(unpack_chain(self.here.export_certificates().pdh)))
-        keys, session = open_session(owner, pdh.point, ES, self.world.random.randbytes)
-        self.packets = PacketSealer(keys)
-        own = Certificate(usage=Usage.PDH, point=owner.point, version=ApiVersion(0, 0)).pack()
-        handle = self.here.launch_start(ES, owner=SendSession(policy=ES, pdh=own, session=session))
+        session, self.packets = self.world.owner_session(self.here)
+        handle = self.here.launch_start(ES, owner=session)
         self.here.activate(handle, 1)
         steps: list[Callable[[int], object]] = []
         if state >= GuestState.LSECRET:
