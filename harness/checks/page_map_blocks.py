@@ -20,14 +20,14 @@ class BlockRecords:
     """How the pages of one RAM block travelled, records of the last version of each page."""
 
     block: str
-    """RAMBlock idstr; a ROM's begins with ``/rom@`` or is named ``*.rom`` or ``*.bios``."""
+    """RAMBlock idstr."""
     private_pages: int
     shared_pages: int
 
     @property
     def is_rom(self) -> bool:
-        """Whether it holds what firmware or QEMU put there for the guest to read."""
-        return self.block.startswith("/rom@") or self.block.endswith((".rom", ".bios"))
+        """``/rom@...`` and ``*.rom``. Not pc.bios: whether it was encrypted at launch is the backend's affair."""
+        return self.block.startswith("/rom@") or self.block.endswith(".rom")
 
 
 def check_block_kinds(blocks: Sequence[BlockRecords]) -> tuple[Finding, ...]:
