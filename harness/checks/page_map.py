@@ -32,7 +32,7 @@ def check_views(evidence: MapEvidence) -> tuple[Finding, ...]:
         return (Finding(check=VIEWS, kind="size", where="main memory", detail=detail),)
     return tuple(
         _disagreement(evidence, said, cause)
-        for said in disagreements(evidence.views)
+        for said in disagreements(evidence.settled_views())
         for cause in causes_of(evidence, said)
     )
 

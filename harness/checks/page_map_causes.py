@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 
 from harness.model.live_page_map import replay
 from harness.model.page_map import ENCRYPTED_BIT, PageMap, Witness
-from harness.model.page_map_views import Disagreement, MapEvidence
+from harness.model.page_map_views import GUEST_SIDE, Disagreement, MapEvidence
 from harness.model.page_set import PageSet
 
 MAP_GPA_CHUNK_PAGES = 16384
 """QEMU answers one TDVMCALL MapGPA for at most 64 MiB and asks the guest to retry for the rest."""
 NARROW_FRAMES = 1 << 32
 _HOST_SIDE = (Witness.HOST_LIST, Witness.STREAM, Witness.DESTINATION)
-_GUEST_SIDE = (Witness.GUEST_TABLES, Witness.HOST_WALK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,25 +74,26 @@ def _appended(evidence: MapEvidence, said: Disagreement) -> Cause | None:
 def _failed_conversion(evidence: MapEvidence, said: Disagreement) -> Cause | None:
     named = PageSet.empty()
     for call in evidence.conversions:
-        if not call.result or not _guest_says(said, private=call.is_private):
-            continue
-        named |= evidence.addresses.to_ram(call.gfns)[0]
+        if call.result and _guest_says(said, private=call.is_private):
+            named |= evidence.addresses.to_ram(call.gfns)[0] & _log_opposes(evidence, private=call.is_private)
     remedy = "class B51: the guest changed its page tables though the hypercall failed"
     return Cause(kind="failed-conversion", pages=said.pages & named, remedy=remedy)
 
 
 def _undercounted(evidence: MapEvidence, said: Disagreement) -> Cause | None:
     """Guest tables are one page ahead of the calls: the page right after a call's last one."""
+    private = _guest_says(said, private=True)
+    if not private and not _guest_says(said, private=False):
+        return None
     ends = [
         ((call.gpa >> 12) + call.pages, (call.gpa >> 12) + call.pages + 1)
         for call in evidence.conversions
-        if call.took_effect and _guest_says(said, private=call.is_private)
+        if call.took_effect and call.is_private == private
     ]
-    pages = said.pages & evidence.addresses.to_ram(PageSet.from_ranges(ends))[0]
-    single = PageSet.from_ranges((start, end) for start, end in pages.ranges() if end - start == 1)
-    remedy = "class B5: right after the last page of a call with the same status, so its page count is one too small"
     alone = PageSet.from_ranges(item for item in said.pages.ranges() if item[1] - item[0] == 1)
-    return Cause(kind="undercounted", pages=single & alone, remedy=remedy)
+    behind = evidence.addresses.to_ram(PageSet.from_ranges(ends))[0] & _log_opposes(evidence, private=private)
+    remedy = "class B5: right after the last page of a call to the same status, as if its count were one too small"
+    return Cause(kind="undercounted", pages=alone & behind, remedy=remedy)
 
 
 def _never_reported(evidence: MapEvidence, said: Disagreement) -> Cause | None:
@@ -105,7 +105,8 @@ def _never_reported(evidence: MapEvidence, said: Disagreement) -> Cause | None:
     remedy = (
         "no call ever named these pages: shared before the hypercall was there (class B14), or a call that was lost"
     )
-    return Cause(kind="never-reported", pages=said.pages - evidence.addresses.to_ram(frames)[0], remedy=remedy)
+    pages = (said.pages & _log_opposes(evidence, private=False)) - evidence.addresses.to_ram(frames)[0]
+    return Cause(kind="never-reported", pages=pages, remedy=remedy)
 
 
 def _page_size_misread(evidence: MapEvidence, said: Disagreement) -> Cause | None:
@@ -167,8 +168,14 @@ def _log_map(evidence: MapEvidence) -> PageMap:
     return replay(evidence.initial, evidence.conversions, evidence.addresses)
 
 
+def _log_opposes(evidence: MapEvidence, *, private: bool) -> PageSet:
+    """Pages of which the calls say the opposite of *private*."""
+    log = _log_map(evidence)
+    return log.shared if private else log.private
+
+
 def _guest_says(said: Disagreement, *, private: bool) -> bool:
-    return bool({(witness, private) for witness in _GUEST_SIDE} & said.pairs())
+    return bool({(witness, private) for witness in GUEST_SIDE} & said.pairs())
 
 
 def _opposes(said: Disagreement, one: Witness, other: Witness) -> bool:

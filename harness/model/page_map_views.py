@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from harness.model.address_map import AddressMap
 from harness.model.page_map import Conversion, PageMap, Witness
 from harness.model.page_set import PageSet, points_of
+
+GUEST_SIDE = (Witness.GUEST_TABLES, Witness.HOST_WALK)
+"""Both read the guest's page tables."""
 
 _UNKNOWN = 2
 
@@ -41,6 +44,18 @@ class MapEvidence:
     """The hypercall log, in order; raw registers."""
     earlier_hop: PageMap | None = None
     """The destination's map of an earlier hop, if it had one."""
+    in_flight: PageSet = field(default_factory=PageSet.empty)
+    """RAM pages that the guest was converting when it was stopped: its page tables and the hypercall change one after
+    the other, so there its tables may be ahead of the host or behind it."""
+
+    def settled_views(self) -> tuple[MapView, ...]:
+        """The views, those of the guest's tables without what is in flight."""
+        if not self.in_flight:
+            return self.views
+        return tuple(
+            replace(view, knows=view.known - self.in_flight) if view.witness in GUEST_SIDE else view
+            for view in self.views
+        )
 
     def view(self, witness: Witness) -> MapView | None:
         """The view of *witness*, None when it was not heard."""

@@ -186,6 +186,36 @@ def test_b14_a_page_that_no_call_ever_named() -> None:
     assert "B14" in found.remedy
 
 
+def test_b14_is_not_claimed_for_what_was_shared_from_the_start() -> None:
+    initial = PageMap(total_pages=PAGES, shared=PageSet.of((0x900, 0x901)))
+    truth = replay(initial, CALLS, ADDRESSES)
+    base = evidence(**{witness.name.lower(): truth for witness in Witness} | {"destination": TRUTH})
+    assert kinds(check_views(replace(base, initial=initial))) == ["mismatch"]
+
+
+def test_b5_is_not_claimed_when_guest_and_calls_agree() -> None:
+    calls = (share(0x100, 16), share(0x110, 1))
+    truth = replay(PRIVATE, calls, ADDRESSES)
+    lost = truth.with_pages(PageSet.of((0x110, 0x111)), private=True)
+    assert kinds(check_views(evidence(calls, stream=lost))) == ["mismatch"]
+
+
+def test_b51_is_not_claimed_when_guest_and_calls_agree() -> None:
+    calls = (share(0x100, 16, result=-22), share(0x100, 16))
+    truth = replay(PRIVATE, calls, ADDRESSES)
+    lost = truth.with_pages(PageSet.of((0x104, 0x106)), private=True)
+    assert kinds(check_views(evidence(calls, stream=lost))) == ["mismatch"]
+
+
+def test_a_conversion_that_was_in_flight_excuses_the_guest_and_nobody_else() -> None:
+    ahead = TRUTH.with_pages(PageSet.of((0x900, 0x904)), private=False)
+    caught = replace(evidence(guest_tables=ahead, host_walk=ahead), in_flight=PageSet.of((0x900, 0x904)))
+    assert check_views(caught) == ()
+    assert len(check_views(replace(caught, in_flight=PageSet.of((0x900, 0x903))))) == 1
+    lost = replace(evidence(destination=ahead), in_flight=PageSet.of((0x900, 0x904)))
+    assert len(check_views(lost)) == 1
+
+
 def test_b20_the_tail_of_a_large_call() -> None:
     calls = (*CALLS, share(0x2000, 20000))
     truth = replay(PRIVATE, calls, ADDRESSES)
