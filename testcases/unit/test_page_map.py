@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.model.address_map import AddressMap, Window
@@ -14,6 +14,9 @@ from harness.model.live_page_map import LivePageMap, replay
 from harness.model.page_map import ENCRYPTED_BIT, Conversion, PageMap
 from harness.model.page_map_wire import END, parse, parse_ranges, serialise
 from harness.model.page_set import PageSet, points_of
+
+PROPERTY = settings(deadline=None, derandomize=True)
+"""The same examples in every run, and no clock decides."""
 
 RAM_PAGES = 48
 SPLIT = 20
@@ -49,6 +52,7 @@ def shared_by_model(calls: list[Conversion], addresses: AddressMap = ADDRESSES) 
     return shared
 
 
+@PROPERTY
 @given(st.lists(page_ranges, max_size=10))
 def test_a_set_of_ranges_holds_exactly_their_pages_in_the_fewest_ranges(ranges: list[tuple[int, int]]) -> None:
     found = PageSet.from_ranges(ranges)
@@ -58,6 +62,7 @@ def test_a_set_of_ranges_holds_exactly_their_pages_in_the_fewest_ranges(ranges: 
     assert found.intervals == sum(1 for page in wanted if page - 1 not in wanted)
 
 
+@PROPERTY
 @given(page_sets, page_sets)
 def test_set_operations_agree_with_sets_of_pages(one: PageSet, other: PageSet) -> None:
     left, right = as_pages(one), as_pages(other)
@@ -83,6 +88,7 @@ def test_points_are_where_any_set_changes() -> None:
     assert points_of(PageSet.of((1, 4)), PageSet.of((4, 6)), PageSet.empty()).tolist() == [1, 4, 6]
 
 
+@PROPERTY
 @given(st.lists(conversions, max_size=12))
 def test_m1_private_and_shared_are_all_of_ram_and_never_both(calls: list[Conversion]) -> None:
     found = replay(PageMap.all_private(RAM_PAGES), calls, ADDRESSES)
@@ -90,6 +96,7 @@ def test_m1_private_and_shared_are_all_of_ram_and_never_both(calls: list[Convers
     assert not found.private & found.shared
 
 
+@PROPERTY
 @given(st.lists(conversions, max_size=12))
 def test_m2_and_m8_any_sequence_equals_the_per_page_model(calls: list[Conversion]) -> None:
     found = replay(PageMap.all_private(RAM_PAGES), calls, ADDRESSES)
@@ -100,12 +107,14 @@ def test_m2_and_m8_any_sequence_equals_the_per_page_model(calls: list[Conversion
     assert one_by_one == found
 
 
+@PROPERTY
 @given(st.lists(conversions, max_size=12), st.lists(conversions, max_size=12))
 def test_m8_a_log_may_be_cut_anywhere(first: list[Conversion], second: list[Conversion]) -> None:
     start = PageMap.all_private(RAM_PAGES)
     assert replay(start, first + second, ADDRESSES) == replay(replay(start, first, ADDRESSES), second, ADDRESSES)
 
 
+@PROPERTY
 @given(st.lists(st.tuples(page_ranges, st.booleans()), max_size=20))
 def test_b7_the_live_map_merges_with_both_neighbours(changes: list[tuple[tuple[int, int], bool]]) -> None:
     live = LivePageMap(PageMap.all_private(RAM_PAGES))
@@ -129,6 +138,7 @@ def test_a_map_cannot_name_pages_beyond_its_end() -> None:
         PageMap(total_pages=4, shared=PageSet.of((3, 5)))
 
 
+@PROPERTY
 @given(page_sets, st.booleans())
 def test_m3_a_map_survives_the_wire(shared: PageSet, unplug_some: bool) -> None:
     addresses = ADDRESSES.unplug(PageSet.of((SPLIT - 3, SPLIT + 5))) if unplug_some else ADDRESSES
@@ -144,6 +154,7 @@ def test_m3_a_second_hop_carries_the_same_bytes() -> None:
     assert serialise(arrived, ADDRESSES) == first
 
 
+@PROPERTY
 @given(st.lists(conversions, max_size=12))
 def test_m4_and_m5_telling_all_of_ram_private_leaves_nothing_of_an_old_kernel(calls: list[Conversion]) -> None:
     reset = [
@@ -152,6 +163,7 @@ def test_m4_and_m5_telling_all_of_ram_private_leaves_nothing_of_an_old_kernel(ca
     assert replay(PageMap.all_private(RAM_PAGES), calls + reset, ADDRESSES) == PageMap.all_private(RAM_PAGES)
 
 
+@PROPERTY
 @given(page_sets)
 def test_m6_each_page_has_one_kind_for_whoever_asks(shared: PageSet) -> None:
     found = PageMap(total_pages=RAM_PAGES, shared=shared)
@@ -159,6 +171,7 @@ def test_m6_each_page_has_one_kind_for_whoever_asks(shared: PageSet) -> None:
     assert (found.shared.holds(every) != found.private.holds(every)).all()
 
 
+@PROPERTY
 @given(st.lists(conversions, max_size=12), st.lists(st.integers(0, 2), min_size=12, max_size=12))
 def test_m7_page_size_bits_never_change_the_meaning(calls: list[Conversion], sizes: list[int]) -> None:
     others = [
@@ -169,6 +182,7 @@ def test_m7_page_size_bits_never_change_the_meaning(calls: list[Conversion], siz
     assert replay(start, calls, ADDRESSES) == replay(start, others, ADDRESSES)
 
 
+@PROPERTY
 @given(page_sets)
 def test_translation_goes_round_across_the_hole(pages: PageSet) -> None:
     frames = ADDRESSES.to_gfn(pages)
@@ -194,6 +208,7 @@ def test_unmapped_memory_keeps_its_status_until_it_is_back() -> None:
     assert unplugged.mapped == PageSet.of((0, 4), (8, RAM_PAGES))
 
 
+@PROPERTY
 @given(st.integers(0, 1 << 20), st.integers(1, 1 << 16))
 def test_b5_bytes_become_every_page_that_they_touch(gpa: int, size_bytes: int) -> None:
     call = Conversion.of_bytes(gpa, size_bytes, private=False)

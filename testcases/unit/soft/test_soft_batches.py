@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.confidential.soft.ring_buffer import WINDOW_PAGES, queues, receive_batch, send_batch, windows
@@ -12,7 +12,11 @@ from harness.confidential.soft.timing import AMD_SINGLE, ProcessorSpeed
 
 from .conftest import PAGE, Refuse, World
 
+PROPERTY = settings(deadline=None, derandomize=True)
+"""The same examples in every run, and no clock decides."""
 
+
+@PROPERTY
 @given(st.integers(0, 3 * WINDOW_PAGES))
 def test_windows_cover_every_page_once(pages: int) -> None:
     cut = list(windows(pages))
@@ -79,6 +83,7 @@ def test_the_amd_figure_is_within_what_was_reported() -> None:
     assert 350 <= AMD_SINGLE.pages_per_s(batched=False) <= 450
 
 
+@PROPERTY
 @given(st.integers(1, 100_000), st.floats(0, 5000), st.floats(1, 5000))
 def test_a_batch_never_takes_longer(pages: int, command_us: float, page_us: float) -> None:
     speed = ProcessorSpeed(command_us=command_us, page_us=page_us)

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.confidential.soft.memory_encryption import MemoryCipher
@@ -22,6 +22,9 @@ from harness.confidential.soft.packets import (
     TransportKeys,
 )
 from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
+
+PROPERTY = settings(deadline=None, derandomize=True)
+"""The same examples in every run, and no clock decides."""
 
 KEYS = TransportKeys(bytes(16), bytes(range(16)))
 OTHER = TransportKeys(bytes(16), bytes(range(1, 17)))
@@ -36,6 +39,7 @@ def status_of(opener: PacketOpener, kind: PacketKind, place: int, packet: Packet
     return caught.value.status
 
 
+@PROPERTY
 @given(st.lists(st.tuples(kinds, places, pages), max_size=5))
 def test_what_was_sealed_in_order_opens_in_order(sent: list[tuple[PacketKind, int, bytes]]) -> None:
     sealer, opener = PacketSealer(KEYS), PacketOpener(KEYS)
@@ -45,6 +49,7 @@ def test_what_was_sealed_in_order_opens_in_order(sent: list[tuple[PacketKind, in
     assert opened == [content for _, _, content in sent]
 
 
+@PROPERTY
 @given(kinds, places, pages, st.integers(0, (HEADER_BYTES + 4096) * 8 - 1))
 def test_no_bit_of_a_packet_can_be_changed(kind: PacketKind, place: int, page: bytes, bit: int) -> None:
     packet = PacketSealer(KEYS).seal(kind, place, page)
@@ -56,6 +61,7 @@ def test_no_bit_of_a_packet_can_be_changed(kind: PacketKind, place: int, page: b
     assert opener.open(kind, place, packet) == page
 
 
+@PROPERTY
 @given(kinds, kinds, places, places, pages)
 def test_a_packet_is_for_one_place_and_one_kind(
     kind: PacketKind, other_kind: PacketKind, place: int, other_place: int, page: bytes
@@ -66,6 +72,7 @@ def test_a_packet_is_for_one_place_and_one_kind(
     assert opener.open(kind, place, packet) == page
 
 
+@PROPERTY
 @given(st.permutations(range(5)))
 def test_only_the_order_of_sending_is_taken(order: list[int]) -> None:
     sealer, opener = PacketSealer(KEYS), PacketOpener(KEYS)
@@ -77,6 +84,7 @@ def test_only_the_order_of_sending_is_taken(order: list[int]) -> None:
             assert status_of(opener, PacketKind.DATA, 1, packets[index]) == FirmwareStatus.SECURE_DATA_INVALID
 
 
+@PROPERTY
 @given(st.integers(1, 5), st.data())
 def test_a_replay_is_out_of_turn(count: int, data: st.DataObject) -> None:
     sealer, opener = PacketSealer(KEYS), PacketOpener(KEYS)
@@ -87,12 +95,14 @@ def test_a_replay_is_out_of_turn(count: int, data: st.DataObject) -> None:
     assert status_of(opener, PacketKind.DATA, 1, again) == FirmwareStatus.SECURE_DATA_INVALID
 
 
+@PROPERTY
 @given(pages)
 def test_a_packet_of_another_session_does_not_verify(page: bytes) -> None:
     packet = PacketSealer(OTHER).seal(PacketKind.DATA, 1, page)
     assert status_of(PacketOpener(KEYS), PacketKind.DATA, 1, packet) == FirmwareStatus.BAD_MEASUREMENT
 
 
+@PROPERTY
 @given(st.integers(0, HEADER_BYTES - 1), st.integers(0, 4095))
 def test_a_cut_packet_is_told_by_its_length(header_bytes: int, data_bytes: int) -> None:
     packet, opener = PacketSealer(KEYS).seal(PacketKind.DATA, 1, bytes(4096)), PacketOpener(KEYS)
@@ -100,6 +110,7 @@ def test_a_cut_packet_is_told_by_its_length(header_bytes: int, data_bytes: int) 
         assert status_of(opener, PacketKind.DATA, 1, cut) == FirmwareStatus.INVALID_LENGTH
 
 
+@PROPERTY
 @given(kinds, places, pages, st.integers(0, 3))
 def test_the_bytes_are_those_that_are_written_down(kind: PacketKind, place: int, page: bytes, before: int) -> None:
     sealer = PacketSealer(KEYS)
@@ -123,6 +134,7 @@ def test_equal_pages_never_look_equal_on_the_wire() -> None:
 ONE, TWO = MemoryCipher(bytes(range(32))), MemoryCipher(bytes(range(1, 33)))
 
 
+@PROPERTY
 @given(st.lists(st.tuples(st.integers(0, 1 << 52), pages), max_size=4))
 def test_the_guest_reads_what_it_wrote(memory: list[tuple[int, bytes]]) -> None:
     places = [place for place, _ in memory]
@@ -132,6 +144,7 @@ def test_the_guest_reads_what_it_wrote(memory: list[tuple[int, bytes]]) -> None:
     assert not memory or seen != plain
 
 
+@PROPERTY
 @given(st.integers(0, 1 << 52), st.integers(0, 1 << 52), pages)
 def test_ciphertext_elsewhere_or_under_another_key_is_garbage(place: int, elsewhere: int, page: bytes) -> None:
     seen = ONE.host_view([place], page)
