@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from harness.migration.settings import CancelAt, MigrationSettings
@@ -32,6 +33,22 @@ from harness.model.memory import PAGE_SIZE
 from harness.model.timeline import Sample
 from harness.vm.qmp import QmpError
 from harness.vm.vm import Vm
+
+NOT_DRIVEN: Mapping[str, str] = MappingProxyType(
+    {
+        "multifd": "pages go over connections of their own",
+        "postcopy-preempt": "requested pages go over a connection of their own",
+        "postcopy-ram": "the driver never starts postcopy",
+        "mapped-ram": "the stream needs a file",
+        "background-snapshot": "the guest runs on while it is saved",
+        "x-colo": "the source runs on after its first checkpoint",
+        "rdma-pin-all": "the transport is unix or tcp",
+        "zero-copy-send": "pages would bypass the unix socket",
+        "release-ram": "the source's memory would be gone before the host compares it",
+        "x-ignore-shared": "main memory is shared with the harness and would not be sent",
+    }
+)
+"""Capabilities that this driver and its witnesses cannot judge yet, each with the reason."""
 
 _LET_GO_MS = 2_000_000
 """Largest ``downtime-limit`` that QEMU takes (MAX_MIGRATE_DOWNTIME): switch over with whatever is left."""
@@ -86,6 +103,12 @@ async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) ->
 
     Raises UnsupportedError when the binary does not know a capability, HarnessError when a value did not stick.
     """
+    refused = sorted(name for name, state in settings.capabilities.items() if state and name in NOT_DRIVEN)
+    if refused:
+        name = refused[0]
+        raise UnsupportedError(
+            f"capability {name}: {NOT_DRIVEN[name]}", hint="this release drives precopy over one channel"
+        )
     wanted = {"events": True, "return-path": True, **settings.capabilities}
     unknown = sorted(set(wanted) - vm.features.migration_capabilities)
     if unknown:
