@@ -17,6 +17,7 @@ from harness.cases.request import Request
 from harness.guest.image import probe_image
 from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
+from harness.model.errors import LostError
 from harness.model.guest import GuestDescription, RamLayout
 from harness.model.machine import Accel, Arch, MachineSpec
 from harness.model.seed import Seed
@@ -26,6 +27,9 @@ from harness.report.store import Keep
 from harness.vm.features import Features
 from harness.vm.keeper import Keeper
 from harness.vm.vm import Vm, start_vm
+
+_CAUSE_S = 1.0
+"""How long a process may take to be gone after a connection to it broke."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,7 @@ class Stage:
     """Faults of the host that were applied."""
     capture: Capture | None = None
     """What the stream of the last hop can be made of."""
+    _vms: dict[str, Vm] = field(default_factory=dict)
     _running: dict[str, AsyncExitStack] = field(default_factory=dict)
     _retiring: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -91,8 +96,22 @@ class Stage:
     ) -> None:
         if self.capture and self._wants_stream(error):
             await self.capture.write()
+        told = await self._explained(error) if isinstance(error, LostError) else None
         ends = [stack.aclose() for stack in self._running.values()]
         await asyncio.gather(*self._retiring, *ends, return_exceptions=True)
+        if told:
+            raise told from error
+
+    async def _explained(self, loss: LostError) -> LostError | None:
+        """*loss* with how each QEMU that is gone has ended: whoever met a broken connection cannot know."""
+        if not self._vms:
+            return None
+        # A connection breaks a moment before the kernel tells of the death that broke it.
+        gone = [vm.lost for vm in self._vms.values()]
+        await asyncio.wait(gone, timeout=_CAUSE_S, return_when=asyncio.FIRST_COMPLETED)
+        ends = [f"{vm.role}: QEMU {vm.describe_exit()}" for vm in self._vms.values() if not vm.is_alive]
+        untold = [words for words in ends if words.partition(": ")[2] not in str(loss)]
+        return LostError("; ".join([str(loss), *untold]), hint=loss.hint) if untold else None
 
     def _wants_stream(self, error: BaseException | None) -> bool:
         keep = self.request.keep
@@ -129,6 +148,7 @@ class Stage:
                 deadline=self.deadline,
             )
         )
+        self._vms[role] = vm
         stack.callback(self._note_losses, vm)
         self.events.emit(role, "started", pid=vm.pid)
         return vm
@@ -141,6 +161,7 @@ class Stage:
     def retire(self, vm: Vm) -> None:
         """End *vm* in the background: nobody needs it any more."""
         stack = self._running.pop(vm.role)
+        self._vms.pop(vm.role)
         task = asyncio.create_task(stack.aclose(), name=f"retire {vm.role}")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
