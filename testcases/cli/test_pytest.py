@@ -66,15 +66,17 @@ def test_a_pass(report: tuple[dict[str, ET.Element], str]) -> None:
 
 
 def test_a_failure_ends_with_the_line_to_paste(report: tuple[dict[str, ET.Element], str]) -> None:
-    (failure,) = report[0]["test_fails"].iter("failure")
-    text = failure.text or ""
-    assert text.strip().splitlines()[-1].startswith("cvmig repro runs/")
-    assert "state/devices" in text
+    failures = [failure.text or "" for failure in report[0]["test_fails"].iter("failure")]
+    assert len(failures) == 3, "two subtests and the test itself"
+    for text in failures:
+        assert text.strip().splitlines()[-1].startswith("cvmig repro runs/")
+    assert "state/devices" in failures[-1]
 
 
 def test_each_check_is_a_subtest(report: tuple[dict[str, ET.Element], str]) -> None:
-    assert "[cpu/registers]" in report[1]
-    assert "SUBFAILED" in report[1]
+    assert "test_fails [cpu/registers]" in report[1]
+    assert "test_fails [state/devices]" in report[1]
+    assert "test_fails [memory/host]" not in report[1]
 
 
 def test_our_own_trouble_is_no_failure_of_the_product(report: tuple[dict[str, ET.Element], str]) -> None:
