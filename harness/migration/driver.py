@@ -231,9 +231,9 @@ async def _start(source: Vm, uri: str, deadline: Deadline) -> None:
     except QmpError as refusal:
         reply = await _run(source, "query-migrate", {}, deadline)
         reasons = "; ".join(reply.get("blocked-reasons", ()))
-        raise BlockedError(
-            f"{source.role}: {reasons or refusal}", hint="the product refuses; no defect of ours"
-        ) from None
+        if reasons:
+            raise BlockedError(f"{source.role}: {reasons}", hint="QEMU refuses to migrate this VM") from None
+        raise HarnessError(f"{source.role}: {refusal}") from None
 
 
 async def _let_go(source: Vm, settings: MigrationSettings, deadline: Deadline) -> None:
