@@ -66,6 +66,12 @@ _STALL_S = 2.0
 _SETTLE_S = 10.0
 """How long the other side may take to notice the end."""
 
+_GIVE_UP_S = 2.0
+"""How long a source may take to leave a migration that is given up; the VM is killed anyway."""
+
+_LAST_LOOK_S = 1.0
+"""How long a side that has not come to an end may take to tell its state; a silent one is told to be silent."""
+
 _LAST_WORDS_S = 2.0
 """How long a destination that failed to load may take to exit and tell why on stderr."""
 
@@ -243,7 +249,7 @@ async def _let_go(source: Vm, settings: MigrationSettings, deadline: Deadline) -
 
 async def _give_up(watch: Watch) -> None:
     """Take the source out of a migration that will not end; best effort, the VM is killed anyway."""
-    grace = Deadline.after(_SETTLE_S)
+    grace = Deadline.after(_GIVE_UP_S)
     with contextlib.suppress(HarnessError):
         await _run(watch.vm, "migrate_cancel", {}, grace)
         await watch.until(lambda w: w.is_over, deadline=grace, what="end after migrate_cancel")
@@ -284,9 +290,12 @@ async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
     if may_exit and watch.status == "failed":
         with contextlib.suppress(HarnessError):
             await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
+    deadline = Deadline.after(_COMMAND_S if watch.is_over else _LAST_LOOK_S)
     try:
-        await watch.refresh()
-        state = await vm.qmp.execute("query-status", deadline=Deadline.after(_COMMAND_S))
+        await watch.refresh(deadline)
+        state = await vm.qmp.execute("query-status", deadline=deadline)
+    except DeadlineError:
+        return SideEnd(role=vm.role, status=watch.status, run_state="silent", error="QEMU does not answer QMP any more")
     except LostError:
         with contextlib.suppress(HarnessError):
             await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
