@@ -80,7 +80,7 @@ async def move(
         await _note_move(stage, wire, moved, source, destination, number)
         at_stop = beats_of(guest, source)
         _judge_load(stage, settings, moved, written=at_stop.pages_written - before.pages_written)
-        await judge_state(stage, guest, destination, wire, number)
+        await judge_state(stage, guest, destination, wire, number=number, is_last=is_last)
     guest.probe.attach(*destination.channel)
     arrived = replace(guest, vm=destination)
     stopping = asyncio.create_task(stop_work(stage, arrived)) if is_last else None

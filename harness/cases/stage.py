@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from harness.cases.capture import Capture
 from harness.cases.faults import FaultPlan, HostFault
@@ -30,6 +31,8 @@ from harness.vm.vm import Vm, start_vm
 
 _CAUSE_S = 1.0
 """How long a process may take to be gone after a connection to it broke."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,7 @@ class Stage:
     """What the stream of the last hop can be made of."""
     _vms: dict[str, Vm] = field(default_factory=dict)
     _running: dict[str, AsyncExitStack] = field(default_factory=dict)
+    _ahead: set[asyncio.Task[Any]] = field(default_factory=set)
     _retiring: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
@@ -94,6 +98,9 @@ class Stage:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for task in self._ahead:
+            task.cancel()
+        await asyncio.gather(*self._ahead, return_exceptions=True)
         if self.capture and self._wants_stream(error):
             await self.capture.write()
         told = await self._explained(error) if isinstance(error, LostError) else None
@@ -158,6 +165,12 @@ class Stage:
             name, _, why = trouble.removeprefix(f"{vm.role}: ").partition(": ")
             self.losses.note(name, OSError(why))
 
+    def ahead(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin *work* now and await it later; what is still going when the stage is left is cancelled first."""
+        task = asyncio.create_task(work)
+        self._ahead.add(task)
+        return task
+
     def retire(self, vm: Vm) -> None:
         """End *vm* in the background: nobody needs it any more."""
         stack = self._running.pop(vm.role)
@@ -165,6 +178,11 @@ class Stage:
         task = asyncio.create_task(stack.aclose(), name=f"retire {vm.role}")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+
+    async def boot_pair(self, destination: Coroutine[Any, Any, Vm]) -> tuple[Guest, Vm]:
+        """Boot the guest while its first *destination* starts."""
+        waiting = self.ahead(destination)
+        return await self.boot(), await waiting
 
     async def boot(self, role: str = "src") -> Guest:
         """Start a VM and wait until the probe in it is ready."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from harness.cases.case import case
 from harness.cases.hop import move, start_destination
 from harness.cases.load import fill_and_load, verify
@@ -18,7 +16,7 @@ from harness.cases.stage import Stage
 )
 async def round_trip(stage: Stage, settings: MigrationCaseSettings) -> None:
     """Move through the relay, which keeps what the source sent; the move itself compares."""
-    guest, destination = await asyncio.gather(stage.boot(), start_destination(stage, 0))
+    guest, destination = await stage.boot_pair(start_destination(stage, 0))
     await fill_and_load(stage, guest, settings)
     guest = await move(stage, guest, settings, destination=destination)
     await verify(stage, guest)

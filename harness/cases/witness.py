@@ -33,7 +33,7 @@ _BEAT_S = 5.0
 _BEAT_POLL_S = 0.002
 
 
-async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, number: int) -> None:
+async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *, number: int, is_last: bool) -> None:
     """Memory and devices while both sides stand still."""
     stage.step("compare")
     notebook = stage.notebook
@@ -42,11 +42,12 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, n
             compare_ram, guest.vm.ram, destination.ram, guest.description, seed=stage.seed.sub("pattern")
         )
         notebook.judge(HOST, check_host_memory([main]))
-    notebook.heat = heat_of(
-        guest,
-        sent=wire.relay.page_counts(RAM_ID) if wire.relay else None,
-        damaged=[gpa for span in main.ranges for gpa in range(span.start, span.end, PAGE_SIZE)],
-    )
+    if is_last or main.pages_bad:
+        notebook.heat = heat_of(
+            guest,
+            sent=wire.relay.page_counts(RAM_ID) if wire.relay else None,
+            damaged=[gpa for span in main.ranges for gpa in range(span.start, span.end, PAGE_SIZE)],
+        )
     if wire.relay is None:
         return
     await judge_devices(stage, destination, wire.relay.snapshot)
