@@ -14,6 +14,7 @@ from harness.cases.faults import FAULTS
 from harness.cli import status_of
 from harness.hosts.kvm_probe import probe_kvm
 from harness.model.verdict import Finding
+from testcases.conftest import CHECKOUT
 
 pytestmark = pytest.mark.vm
 
@@ -181,6 +182,13 @@ def test_plan_prints_full_command_lines_and_runs_nothing(capsys: pytest.CaptureF
     assert "seed      0x0000000000000007" in out
     assert "wire-cut" in out
     assert not Path("runs").exists()
+
+
+def test_the_plan_of_the_nightly_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(["plan", "--file", str(CHECKOUT / "ci" / "nightly.yaml"), *TCG]) == 0
+    out = capsys.readouterr().out
+    assert "cannot run" not in out
+    assert {line.partition(":")[0] for line in out.splitlines() if not line.startswith(" ")} == set(CASES)
 
 
 def test_plan_says_what_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
