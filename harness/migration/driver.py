@@ -60,7 +60,7 @@ _COMMAND_S = 10.0
 LATER_PASS_SYNCS = 3
 """Synchronisations of the dirty bitmap after which pages are certainly being sent again."""
 
-_STALL_S = 2.0
+_STALL_S = 5.0
 """A migration that is given up counts as stalled, not slow, when no byte moved for this long."""
 
 _SETTLE_S = 10.0
