@@ -38,7 +38,6 @@ NOT_DRIVEN: Mapping[str, str] = MappingProxyType(
     {
         "multifd": "pages go over connections of their own",
         "postcopy-preempt": "requested pages go over a connection of their own",
-        "postcopy-ram": "the driver never starts postcopy",
         "mapped-ram": "the stream needs a file",
         "background-snapshot": "the guest runs on while it is saved",
         "x-colo": "the source runs on after its first checkpoint",
