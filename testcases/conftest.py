@@ -59,6 +59,13 @@ def play(tmp_path: Path, request: pytest.FixtureRequest) -> Player:
 
 
 @pytest.fixture(scope="session")
+def cvmig_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """As the plugin's, but out of the checkout unless ``--runs`` says where."""
+    asked: Path = request.config.getoption("--runs")
+    return Run.create(tmp_path_factory.mktemp("runs") if asked == Path("runs") else asked)
+
+
+@pytest.fixture(scope="session")
 def usual_qemu(request: pytest.FixtureRequest) -> Path:
     """The QEMU that cases take when nobody names one."""
     return locate_qemu(request.config.getoption("--qemu"))

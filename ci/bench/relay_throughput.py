@@ -29,7 +29,7 @@ from harness.vm.ram_compare import differing_pages
 from harness.vm.vm import Vm, start_vm
 
 MEMORY_MIB = 256
-PAIRS = 5
+PAIRS = 15
 BOUND_S = 60.0
 CHECKOUT = Path(__file__).parents[2]
 

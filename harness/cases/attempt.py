@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from harness.cases.faults import HostFault
-from harness.cases.hop import beats_of, beats_on, run_state
 from harness.cases.settings import CancelSettings
 from harness.cases.stage import CaseOverError, Guest, Stage
+from harness.cases.witness import beats_of, beats_on, run_state
 from harness.checks.ends import check_cancelled, check_stayed_alive
 from harness.migration.driver import cancel, listen, migrate, prepare
 from harness.migration.settings import CancelAt

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from harness.cases.hop import sent_devices_path
 from harness.cases.request import REQUEST_FILE
+from harness.cases.wire import sent_devices_path
 from harness.migration.stream.devices import decode_tail
 from harness.migration.stream.elements import Tail
 from harness.migration.stream.parser import StreamParser

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from harness.cases.case import case
 from harness.cases.hop import move, start_destination
 from harness.cases.settings import MigrationCaseSettings
@@ -22,7 +20,7 @@ from harness.model.guest import Workload
 )
 async def state(stage: Stage, settings: MigrationCaseSettings) -> None:
     """Arm the canaries, move, compare."""
-    guest, destination = await asyncio.gather(stage.boot(), start_destination(stage, 0))
+    guest, destination = await stage.boot_pair(start_destination(stage, 0))
     await guest.probe.canary_arm(stage.seed.sub("canary"), deadline=stage.deadline)
     guest = await move(stage, guest, settings, destination=destination, is_last=False)
     report = await guest.vm.guarded(

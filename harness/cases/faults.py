@@ -97,9 +97,11 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 "migration/cancel: not-cancelled",
             ),
             _host(
-                HostFault.CRASH_GUEST, "guest", "the guest crashes at the destination", "fail: the guest's own words"
+                HostFault.CRASH_GUEST, "guest", "the guest crashes at the destination", "fail, in the guest's own words"
             ),
-            _host(HostFault.HANG_GUEST, "guest", "the guest hangs with interrupts off at the destination", "fail"),
+            _host(
+                HostFault.HANG_GUEST, "guest", "the guest hangs with interrupts off at the destination", "fail: silence"
+            ),
         )
     }
 )

@@ -17,10 +17,11 @@ from pydantic import Field
 
 from harness.cases.captured import Capture, sent_snapshot
 from harness.cases.case import case
-from harness.cases.hop import beats_of, beats_on, judge_devices, judge_pulse, run_state, sent_devices_path
 from harness.cases.load import stop_work, verify
 from harness.cases.settings import Settings
 from harness.cases.stage import CaseOverError, Guest, Stage
+from harness.cases.wire import sent_devices_path
+from harness.cases.witness import beats_of, beats_on, judge_devices, judge_pulse, run_state
 from harness.checks.cpu import CHECK as REGISTERS
 from harness.checks.cpu import check_canaries
 from harness.checks.ends import check_ends

@@ -63,7 +63,11 @@ async def run_case(
             events.subscribe(progress)
         events.emit("harness", CASE, case=request.case.id, number=number, of=of, seed=str(request.seed))
         folder.write(REQUEST_FILE, json.dumps(request.as_json(), indent=2) + "\n")
-        outcome = await _play(request, folder, notebook, events, keeper)
+        try:
+            outcome = await _play(request, folder, notebook, events, keeper)
+        except asyncio.CancelledError:
+            _write(request, folder, _result(request, folder, notebook, _Outcome(Verdict.ERROR, "interrupted")))
+            raise
         notebook.timings["total_s"] = time.monotonic() - started_s
         result = _result(request, folder, notebook, outcome)
         events.emit(

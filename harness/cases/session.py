@@ -22,8 +22,14 @@ _PROBE_S = 30.0
 
 
 def run_requests(requests: Sequence[Request], run: Run, *, progress: Subscriber | None = None) -> list[CaseResult]:
-    """Run *requests* in order. SIGTERM and SIGHUP end like Ctrl-C: everything is cleared away first."""
-    return asyncio.run(_run_all(requests, run, progress))
+    """Run *requests* in order. SIGTERM and SIGHUP end like Ctrl-C: everything is cleared away first.
+
+    Raises KeyboardInterrupt then; cases that had ended, and the one that was cut short, have their results.
+    """
+    try:
+        return asyncio.run(_run_all(requests, run, progress))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def require_qemus(requests: Sequence[Request]) -> None:
@@ -39,11 +45,13 @@ async def _probe_all(paths: Iterable[Path | None]) -> None:
 async def _run_all(requests: Sequence[Request], run: Run, progress: Subscriber | None) -> list[CaseResult]:
     _end_on_signals()
     results: list[CaseResult] = []
-    with Keeper() as keeper:
-        for number, request in enumerate(requests, start=1):
-            played = run_case(request, run, keeper=keeper, progress=progress, number=number, of=len(requests))
-            results.append(await played)
-    write_index(run, results)
+    try:
+        with Keeper() as keeper:
+            for number, request in enumerate(requests, start=1):
+                played = run_case(request, run, keeper=keeper, progress=progress, number=number, of=len(requests))
+                results.append(await played)
+    finally:
+        write_index(run, results)
     return results
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from harness.cases.capture import Capture
 from harness.cases.faults import FaultPlan, HostFault
@@ -17,6 +18,7 @@ from harness.cases.request import Request
 from harness.guest.image import probe_image
 from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
+from harness.model.errors import LostError
 from harness.model.guest import GuestDescription, RamLayout
 from harness.model.machine import Accel, Arch, MachineSpec
 from harness.model.seed import Seed
@@ -26,6 +28,11 @@ from harness.report.store import Keep
 from harness.vm.features import Features
 from harness.vm.keeper import Keeper
 from harness.vm.vm import Vm, start_vm
+
+_CAUSE_S = 1.0
+"""How long a process may take to be gone after a connection to it broke."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +87,9 @@ class Stage:
     """Faults of the host that were applied."""
     capture: Capture | None = None
     """What the stream of the last hop can be made of."""
+    _vms: dict[str, Vm] = field(default_factory=dict)
     _running: dict[str, AsyncExitStack] = field(default_factory=dict)
+    _ahead: set[asyncio.Task[Any]] = field(default_factory=set)
     _retiring: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
@@ -89,10 +98,27 @@ class Stage:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for task in self._ahead:
+            task.cancel()
+        await asyncio.gather(*self._ahead, return_exceptions=True)
         if self.capture and self._wants_stream(error):
             await self.capture.write()
+        told = await self._explained(error) if isinstance(error, LostError) else None
         ends = [stack.aclose() for stack in self._running.values()]
         await asyncio.gather(*self._retiring, *ends, return_exceptions=True)
+        if told:
+            raise told from error
+
+    async def _explained(self, loss: LostError) -> LostError | None:
+        """*loss* with how each QEMU that is gone has ended: whoever met a broken connection cannot know."""
+        if not self._vms:
+            return None
+        # A connection breaks a moment before the kernel tells of the death that broke it.
+        gone = [vm.lost for vm in self._vms.values()]
+        await asyncio.wait(gone, timeout=_CAUSE_S, return_when=asyncio.FIRST_COMPLETED)
+        ends = [f"{vm.role}: QEMU {vm.describe_exit()}" for vm in self._vms.values() if not vm.is_alive]
+        untold = [words for words in ends if words.partition(": ")[2] not in str(loss)]
+        return LostError("; ".join([str(loss), *untold]), hint=loss.hint) if untold else None
 
     def _wants_stream(self, error: BaseException | None) -> bool:
         keep = self.request.keep
@@ -129,6 +155,7 @@ class Stage:
                 deadline=self.deadline,
             )
         )
+        self._vms[role] = vm
         stack.callback(self._note_losses, vm)
         self.events.emit(role, "started", pid=vm.pid)
         return vm
@@ -138,12 +165,24 @@ class Stage:
             name, _, why = trouble.removeprefix(f"{vm.role}: ").partition(": ")
             self.losses.note(name, OSError(why))
 
+    def ahead(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin *work* now and await it later; what is still going when the stage is left is cancelled first."""
+        task = asyncio.create_task(work)
+        self._ahead.add(task)
+        return task
+
     def retire(self, vm: Vm) -> None:
         """End *vm* in the background: nobody needs it any more."""
         stack = self._running.pop(vm.role)
+        self._vms.pop(vm.role)
         task = asyncio.create_task(stack.aclose(), name=f"retire {vm.role}")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+
+    async def boot_pair(self, destination: Coroutine[Any, Any, Vm]) -> tuple[Guest, Vm]:
+        """Boot the guest while its first *destination* starts."""
+        waiting = self.ahead(destination)
+        return await self.boot(), await waiting
 
     async def boot(self, role: str = "src") -> Guest:
         """Start a VM and wait until the probe in it is ready."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from harness.cases.case import case
-from harness.cases.hop import move, start_destination
-from harness.cases.load import fill_and_load, verify
+from harness.cases.memory_cases import precopy
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import Stage
 
@@ -17,8 +14,5 @@ from harness.cases.stage import Stage
     settings=MigrationCaseSettings,
 )
 async def round_trip(stage: Stage, settings: MigrationCaseSettings) -> None:
-    """Move through the relay, which keeps what the source sent; the move itself compares."""
-    guest, destination = await asyncio.gather(stage.boot(), start_destination(stage, 0))
-    await fill_and_load(stage, guest, settings)
-    guest = await move(stage, guest, settings, destination=destination)
-    await verify(stage, guest)
+    """As memory/precopy, whose relay keeps what the source sent; the move itself compares."""
+    await precopy(stage, settings)

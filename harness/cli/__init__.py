@@ -8,7 +8,6 @@ from harness.model.errors import HarnessError, UsageError
 
 USAGE_STATUS = 2
 ERROR_STATUS = 3
-_INTERRUPTED_STATUS = 130
 
 
 def main() -> None:
@@ -19,7 +18,7 @@ def main() -> None:
 def status_of(words: list[str]) -> int:
     """Run ``cvmig`` with *words*; returns the exit status. Trouble is one line and a hint on stderr."""
     # Imported late: 'cvmig --help' must not pay for numpy, pydantic and the cases.
-    from harness.cli.app import invoke  # noqa: PLC0415
+    from harness.cli.app import INTERRUPTED_STATUS, invoke  # noqa: PLC0415
 
     try:
         return invoke(words)
@@ -28,7 +27,7 @@ def status_of(words: list[str]) -> int:
         return USAGE_STATUS if isinstance(trouble, UsageError) else ERROR_STATUS
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        return _INTERRUPTED_STATUS
+        return INTERRUPTED_STATUS
     except BrokenPipeError:
         return ERROR_STATUS
 

@@ -7,6 +7,9 @@ import typer
 from harness.cli import doctor, list_, plan, report, repro, run, stream
 from harness.model.errors import UsageError
 
+INTERRUPTED_STATUS = 130
+"""128 + SIGINT, as shells have it."""
+
 app = typer.Typer(
     name="cvmig",
     help="Boot VMs, migrate them live, and prove what survived.",
@@ -40,4 +43,7 @@ def invoke(words: list[str]) -> int:
         raise UsageError(text or "no command is named", hint=f"see '{command} --help'") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
+    if status == INTERRUPTED_STATUS:
+        # Typer turns KeyboardInterrupt into a silent exit.
+        raise KeyboardInterrupt
     return status if isinstance(status, int) else 0

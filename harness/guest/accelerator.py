@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from harness.model.machine import Accel, Arch, MachineSpec
 from harness.vm import feature_cache
 from harness.vm.features import Features
 from harness.vm.keeper import Keeper
+from harness.vm.runtime import runtime_folder
 from harness.vm.vm import start_vm
 
 _TRY_S = 20.0
@@ -93,9 +93,9 @@ async def _time(accel: Accel, features: Features, keeper: Keeper, deadline: Dead
     """Seconds from the first instruction to a filled memory."""
     spec = MachineSpec(accel=accel, memory_mib=_MEMORY_MIB, kernel=str(probe_image(Arch.X86_64)))
     bound = deadline
-    with tempfile.TemporaryDirectory(prefix="cvmig-kvm-") as folder:
+    with runtime_folder(keeper) as folder:
         async with start_vm(
-            spec, features, role=accel.value, artefacts=Path(folder), token="try", keeper=keeper, deadline=bound
+            spec, features, role=accel.value, artefacts=folder, token="try", keeper=keeper, deadline=bound
         ) as vm:
             started_s = time.monotonic()
             await vm.qmp.execute("cont", deadline=bound)

@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from harness.migration.settings import CancelAt, MigrationSettings
@@ -33,6 +34,21 @@ from harness.model.timeline import Sample
 from harness.vm.qmp import QmpError
 from harness.vm.vm import Vm
 
+NOT_DRIVEN: Mapping[str, str] = MappingProxyType(
+    {
+        "multifd": "pages go over connections of their own",
+        "postcopy-preempt": "requested pages go over a connection of their own",
+        "mapped-ram": "the stream needs a file",
+        "background-snapshot": "the guest runs on while it is saved",
+        "x-colo": "the source runs on after its first checkpoint",
+        "rdma-pin-all": "the transport is unix or tcp",
+        "zero-copy-send": "pages would bypass the unix socket",
+        "release-ram": "the source's memory would be gone before the host compares it",
+        "x-ignore-shared": "main memory is shared with the harness and would not be sent",
+    }
+)
+"""Capabilities that this driver and its witnesses cannot judge yet, each with the reason."""
+
 _LET_GO_MS = 2_000_000
 """Largest ``downtime-limit`` that QEMU takes (MAX_MIGRATE_DOWNTIME): switch over with whatever is left."""
 
@@ -43,11 +59,17 @@ _COMMAND_S = 10.0
 LATER_PASS_SYNCS = 3
 """Synchronisations of the dirty bitmap after which pages are certainly being sent again."""
 
-_STALL_S = 2.0
+_STALL_S = 5.0
 """A migration that is given up counts as stalled, not slow, when no byte moved for this long."""
 
 _SETTLE_S = 10.0
 """How long the other side may take to notice the end."""
+
+_GIVE_UP_S = 2.0
+"""How long a source may take to leave a migration that is given up; the VM is killed anyway."""
+
+_LAST_LOOK_S = 1.0
+"""How long a side that has not come to an end may take to tell its state; a silent one is told to be silent."""
 
 _LAST_WORDS_S = 2.0
 """How long a destination that failed to load may take to exit and tell why on stderr."""
@@ -86,6 +108,12 @@ async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) ->
 
     Raises UnsupportedError when the binary does not know a capability, HarnessError when a value did not stick.
     """
+    refused = sorted(name for name, state in settings.capabilities.items() if state and name in NOT_DRIVEN)
+    if refused:
+        name = refused[0]
+        raise UnsupportedError(
+            f"capability {name}: {NOT_DRIVEN[name]}", hint="this release drives precopy over one channel"
+        )
     wanted = {"events": True, "return-path": True, **settings.capabilities}
     unknown = sorted(set(wanted) - vm.features.migration_capabilities)
     if unknown:
@@ -208,9 +236,9 @@ async def _start(source: Vm, uri: str, deadline: Deadline) -> None:
     except QmpError as refusal:
         reply = await _run(source, "query-migrate", {}, deadline)
         reasons = "; ".join(reply.get("blocked-reasons", ()))
-        raise BlockedError(
-            f"{source.role}: {reasons or refusal}", hint="the product refuses; no defect of ours"
-        ) from None
+        if reasons:
+            raise BlockedError(f"{source.role}: {reasons}", hint="QEMU refuses to migrate this VM") from None
+        raise HarnessError(f"{source.role}: {refusal}") from None
 
 
 async def _let_go(source: Vm, settings: MigrationSettings, deadline: Deadline) -> None:
@@ -220,7 +248,7 @@ async def _let_go(source: Vm, settings: MigrationSettings, deadline: Deadline) -
 
 async def _give_up(watch: Watch) -> None:
     """Take the source out of a migration that will not end; best effort, the VM is killed anyway."""
-    grace = Deadline.after(_SETTLE_S)
+    grace = Deadline.after(_GIVE_UP_S)
     with contextlib.suppress(HarnessError):
         await _run(watch.vm, "migrate_cancel", {}, grace)
         await watch.until(lambda w: w.is_over, deadline=grace, what="end after migrate_cancel")
@@ -261,9 +289,12 @@ async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
     if may_exit and watch.status == "failed":
         with contextlib.suppress(HarnessError):
             await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
+    deadline = Deadline.after(_COMMAND_S if watch.is_over else _LAST_LOOK_S)
     try:
-        await watch.refresh()
-        state = await vm.qmp.execute("query-status", deadline=Deadline.after(_COMMAND_S))
+        await watch.refresh(deadline)
+        state = await vm.qmp.execute("query-status", deadline=deadline)
+    except DeadlineError:
+        return SideEnd(role=vm.role, status=watch.status, run_state="silent", error="QEMU does not answer QMP any more")
     except LostError:
         with contextlib.suppress(HarnessError):
             await vm.wait_exit(Deadline.after(_LAST_WORDS_S))

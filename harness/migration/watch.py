@@ -88,15 +88,15 @@ class Watch:
                 ) from None
         return reached(self)
 
-    async def refresh(self) -> None:
-        """Ask now, so that ``last`` carries what QEMU says at the end."""
-        await self._ask()
+    async def refresh(self, deadline: Deadline) -> None:
+        """Ask now, so that ``last`` carries what QEMU says at the end. DeadlineError when it says nothing."""
+        await self._ask(deadline)
 
     async def _poll(self) -> None:
         try:
             while True:
                 seen = self.vm.qmp.cursor
-                await self._ask()
+                await self._ask(Deadline.after(_QUERY_S))
                 with contextlib.suppress(DeadlineError):
                     await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(POLL_S))
         except HarnessError as lost:
@@ -104,8 +104,8 @@ class Watch:
                 self._lost = lost
                 self._changed.notify_all()
 
-    async def _ask(self) -> None:
-        reply = await self.vm.qmp.execute("query-migrate", deadline=Deadline.after(_QUERY_S))
+    async def _ask(self, deadline: Deadline) -> None:
+        reply = await self.vm.qmp.execute("query-migrate", deadline=deadline)
         sample = sample_of(reply, time.monotonic() - self.started_s)
         if not self.samples or sample.transferred_bytes != self.samples[-1].transferred_bytes:
             self.last_progress_s = time.monotonic()

@@ -38,6 +38,11 @@ X86_64_CPU = (
 """
 
 
+KVM_CPU = "host,-kvmclock,-kvmclock-stable-bit"
+"""Whatever the host is. Firmware that registers a kvmclock page leaves KVM with a page that it updates when the clock
+is set on load, so a destination that has not run would differ from its source in it (seen with SeaBIOS under KVM).
+"""
+
 TCG_TRIM_KIB = 64
 """Makes RAM no multiple of 256 KiB, so that QEMU reads its dirty bitmap page by page.
 
@@ -91,7 +96,7 @@ class MachineSpec:
     @property
     def cpu_model(self) -> str:
         """What ``-cpu`` gets: under KVM no list of ours would fit every host."""
-        return self.cpu or (X86_64_CPU if self.accel is Accel.TCG else "host")
+        return self.cpu or (X86_64_CPU if self.accel is Accel.TCG else KVM_CPU)
 
     @property
     def memory_bytes(self) -> int:

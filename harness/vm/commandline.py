@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from harness.model.errors import UnsupportedError
-from harness.model.machine import Accel, Arch, FdPlan, MachineSpec
+from harness.model.machine import Arch, FdPlan, MachineSpec
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """seccomp filter of QEMU. ``spawn=deny`` also forbids ``exec:`` migration: unix, tcp and fd are what we use."""
@@ -16,11 +16,6 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 FDS = FdPlan()
 
 RAM_ID = "pc.ram"
-
-VAPIC_OFF = ("-global", "apic-common.vapic=off")
-"""The TPR patching option ROM for 32-bit Windows writes into guest memory on load (QEMU hw/i386/kvmvapic.c), so that a
-destination that has not run would differ from its source.
-"""
 
 
 class Knows(Protocol):
@@ -70,7 +65,6 @@ def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
         # Firmware looks at everything that is there, so what no guest of ours uses is not there.
         *("-machine", f"{spec.machine},memory-backend={RAM_ID},smm=off,sata=off,usb=off,vmport=off"),
         *("-accel", spec.accel.value),
-        *(VAPIC_OFF if spec.accel is Accel.KVM else ()),
         *("-cpu", spec.cpu_model),
         *("-smp", f"{spec.vcpus},sockets=1,cores={spec.vcpus},threads=1"),
         *("-m", f"size={size}"),

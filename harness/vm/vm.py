@@ -279,10 +279,9 @@ def _launch(
 
 async def _cancelled(task: asyncio.Future[T]) -> None:
     """Cancel *task* if it is not done, and see it end; work that ignores this is left to itself."""
-    if task.done():
-        return
-    task.cancel()
-    await asyncio.wait({task}, timeout=_CAUSE_S)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CAUSE_S)
     if task.done() and not task.cancelled():
         task.exception()
 

@@ -45,6 +45,14 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by whoever runs the tests in the background
+from harness.cli import main
+main()
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """``cvmig`` as a process of its own, and everything that it starts."""
@@ -82,7 +90,7 @@ class Shell:
     def __call__(self, *words: str) -> Command:
         # The folder for sockets is in the environment of everything that is started, and so marks it.
         process = subprocess.Popen(
-            [sys.executable, "-c", "from harness.cli import main; main()", *words],
+            [sys.executable, "-c", PROGRAM, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -52,6 +52,8 @@ def test_told_to_end(cvmig: Shell, tmp_path: Path, number: signal.Signals, step:
     assert out == ""
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "interrupted"
+    told = json.loads((tmp_path / "runs" / "last" / "memory-precopy" / "result.json").read_text())["result"]
+    assert (told["verdict"], told["reason"]) in {("error", "interrupted"), ("pass", told["reason"])}
 
 
 def test_cases_that_had_ended_keep_their_results(cvmig: Shell, tmp_path: Path) -> None:

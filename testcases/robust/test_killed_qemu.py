@@ -20,6 +20,8 @@ from harness.report.store import Run
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("clean")]
 
 DEADLINE_S = 20
+FROZEN_DEADLINE_S = 12
+"""Nothing but the deadline ends a case whose QEMU stands still."""
 
 
 @dataclass(kw_only=True)
@@ -28,6 +30,7 @@ class Assassin:
 
     victim: str
     step: str
+    signal: signal.Signals = signal.SIGKILL
     samples: int = 0
     """Of the migration, to wait for after the step."""
     pids: dict[str, int] = field(default_factory=dict)
@@ -47,11 +50,11 @@ class Assassin:
             self.is_due = True
         if self.is_due and not self.samples and not self.has_struck:
             self.has_struck = True
-            os.kill(self.pids[self.victim], signal.SIGKILL)
+            os.kill(self.pids[self.victim], self.signal)
 
 
-def played(assassin: Assassin, folder: Path) -> CaseResult:
-    words = Words(sets=("memory_mib=64", f"deadline_s={DEADLINE_S}"), accel="tcg", seed="1", keep="never")
+def played(assassin: Assassin, folder: Path, *, deadline_s: int = DEADLINE_S) -> CaseResult:
+    words = Words(sets=("memory_mib=64", f"deadline_s={deadline_s}"), accel="tcg", seed="1", keep="never")
     (result,) = run_requests(requests_of(["memory/precopy"], words), Run.create(folder), progress=assassin)
     assert assassin.has_struck
     return result
@@ -79,3 +82,23 @@ def test_killed_in_the_midst_of_the_stream(tmp_path: Path, number: int, victim: 
 
 def test_the_destination_killed_while_it_verifies(tmp_path: Path) -> None:
     judge(played(Assassin(victim="dst", step="verify"), tmp_path), "dst")
+
+
+@pytest.mark.parametrize(
+    ("victim", "step", "samples", "verdict", "words"),
+    [
+        # Before the move a silent guest says nothing about migration; after it, it is the product's failure.
+        ("src", "fill", 0, Verdict.ERROR, "did not answer FILL"),
+        ("src", "migrate", 4, Verdict.FAIL, "src active: QEMU does not answer QMP any more"),
+        ("dst", "migrate", 4, Verdict.FAIL, "dst active: QEMU does not answer QMP any more"),
+        ("dst", "resume", 0, Verdict.FAIL, "dst"),
+    ],
+)
+def test_a_frozen_qemu_ends_the_case_in_time(
+    tmp_path: Path, victim: str, step: str, samples: int, verdict: Verdict, words: str
+) -> None:
+    assassin = Assassin(victim=victim, step=step, samples=samples, signal=signal.SIGSTOP)
+    result = played(assassin, tmp_path, deadline_s=FROZEN_DEADLINE_S)
+    assert result.verdict is verdict, result.reason
+    assert words in result.reason
+    assert result.timings["total_s"] < FROZEN_DEADLINE_S + 1

@@ -17,7 +17,7 @@ class FaultEntry:
     name: Name
     does: str
     caught_as: str
-    """The damage kind of the memory checks, or the end that the case has to report."""
+    """The check and the kind that it has to report, or the verdict."""
     belongs_to: str = "wire"
     is_page_fault: bool = False
     needs_resend: bool = False
@@ -25,7 +25,13 @@ class FaultEntry:
 
 
 def _page(name: Name, does: str, damage: Damage, *, needs_resend: bool = False) -> FaultEntry:
-    return FaultEntry(name=name, does=does, caught_as=damage.value, is_page_fault=True, needs_resend=needs_resend)
+    return FaultEntry(
+        name=name,
+        does=does,
+        caught_as=f"memory/host, memory/guest: {damage.value}",
+        is_page_fault=True,
+        needs_resend=needs_resend,
+    )
 
 
 CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
@@ -65,28 +71,28 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
             FaultEntry(
                 name=Name.TRUNCATE,
                 does="ends the stream in the middle of a record, with an orderly close",
-                caught_as="migration failed; the source runs on",
+                caught_as="migration/ends: not-loaded",
             ),
             FaultEntry(
                 name=Name.STALL,
                 does="stops forwarding for ever",
-                caught_as="deadline: migration makes no progress; the source runs on after cancel",
+                caught_as="migration/ends: stalled",
             ),
             FaultEntry(
                 name=Name.CUT,
                 does="resets both connections in the middle of the stream",
-                caught_as="migration failed; the source runs on",
+                caught_as="migration/ends: not-loaded",
             ),
             FaultEntry(name=Name.SLOW, does="limits the bandwidth", caught_as="too-slow"),
             FaultEntry(
                 name=Name.CORRUPT_HEADER,
                 does="flips a bit of the stream's magic number",
-                caught_as="migration failed; the destination refuses the stream",
+                caught_as="migration/ends: not-loaded",
             ),
             FaultEntry(
                 name=Name.CORRUPT_DEVICE,
                 does="flips a bit in one field of a device section, a vCPU register unless told otherwise",
-                caught_as="state/round-trip: the field differs; cpu: the canary differs",
+                caught_as="state/devices: changed (cpu/registers, cpu/clock by field)",
             ),
         )
     },

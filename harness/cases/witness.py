@@ -1,0 +1,156 @@
+"""The witnesses of a move: both memories and the devices while all stands still, then who lives, and the clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from harness.cases.capture import Capture, stream_path
+from harness.cases.faults import HostFault
+from harness.cases.heat import heat_of
+from harness.cases.stage import CaseOverError, Guest, Stage
+from harness.cases.wire import Wire
+from harness.checks.device_state import check_device_state
+from harness.checks.memory import HOST, check_host_memory
+from harness.checks.pulse import ONE_RUNS, SAME_BOOT, check_clocks, check_pulse
+from harness.guest.heartbeat import read_heartbeat
+from harness.migration.compare import compare_block, compare_ram
+from harness.migration.resave import save_devices
+from harness.migration.stream.snapshot import Snapshot
+from harness.model.errors import ProtocolError
+from harness.model.evidence import ClockSpan, Pulse
+from harness.model.guest import Heartbeat
+from harness.model.memory import PAGE_SIZE
+from harness.vm.commandline import RAM_ID
+from harness.vm.vm import Vm
+
+_BEAT_S = 5.0
+"""How long a vCPU may take to its first heartbeat; 100 a second is its rate."""
+
+_BEAT_POLL_S = 0.002
+
+
+async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *, number: int, is_last: bool) -> None:
+    """Memory and devices while both sides stand still."""
+    stage.step("compare")
+    notebook = stage.notebook
+    with notebook.timed("host_compare_s"):
+        main = await asyncio.to_thread(
+            compare_ram, guest.vm.ram, destination.ram, guest.description, seed=stage.seed.sub("pattern")
+        )
+        notebook.judge(HOST, check_host_memory([main]))
+    if is_last or main.pages_bad:
+        notebook.heat = heat_of(
+            guest,
+            sent=wire.relay.page_counts(RAM_ID) if wire.relay else None,
+            damaged=[gpa for span in main.ranges for gpa in range(span.start, span.end, PAGE_SIZE)],
+        )
+    if wire.relay is None:
+        return
+    await judge_devices(stage, destination, wire.relay.snapshot)
+    capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, ram=guest.vm.ram)
+    if notebook.has_failed:
+        await replace(capture, ram=destination.ram).write()
+    stage.capture = capture
+
+
+async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> None:
+    """Compare what was sent beside main memory with what *vm*, loaded and stopped, saves again of it.
+
+    *sent_snapshot* is called in a thread.
+    """
+    notebook = stage.notebook
+    with notebook.timed("device_compare_s"):
+        again = await save_devices(vm, stage.runtime, deadline=stage.deadline)
+        sent, held = await asyncio.to_thread(lambda: (sent_snapshot(), Snapshot.of(again)))
+        blocks = [compare_block(name, data, held.blocks.get(name, b"")) for name, data in sent.blocks.items()]
+        notebook.judge(HOST, check_host_memory(blocks))
+        notebook.judge("state/devices", check_device_state(sent.devices, held.devices))
+
+
+async def let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
+    """Let the destination go, and see that it, and only it, lives."""
+    stage.step("resume")
+    source_before, destination_before = beats_of(guest, guest.vm), beats_of(guest, destination)
+    if stage.strikes(HostFault.RESET_DESTINATION):
+        await destination.qmp.execute("system_reset", deadline=stage.deadline)
+    if not stage.strikes(HostFault.KEEP_DESTINATION_PAUSED):
+        await destination.qmp.execute("cont", deadline=stage.deadline)
+    if stage.strikes(HostFault.RUN_SOURCE):
+        await guest.vm.qmp.execute("cont", deadline=stage.deadline)
+    destination_after = await beats_on(stage, guest, destination, destination_before)
+    pulse = Pulse(
+        source_before=source_before,
+        source_after=beats_of(guest, guest.vm),
+        destination_before=destination_before,
+        destination_after=destination_after,
+        source_run_state=await run_state(stage, guest.vm),
+        destination_run_state=await run_state(stage, destination),
+    )
+    stopped = guest.vm.qmp.latest("STOP")
+    if stopped:
+        outage_ms = (time.monotonic() - stopped.at_s) * 1e3
+        stage.notebook.timings["outage_ms"] = max(stage.notebook.timings.get("outage_ms", 0.0), outage_ms)
+    judge_pulse(stage, pulse)
+
+
+def judge_pulse(stage: Stage, pulse: Pulse) -> None:
+    """Judge who lives. CaseOverError when it is not the destination, and it alone."""
+    found = check_pulse(pulse)
+    for check in (ONE_RUNS, SAME_BOOT):
+        stage.notebook.judge(check, [finding for finding in found if finding.check == check])
+    if found:
+        raise CaseOverError
+
+
+async def beats_on(stage: Stage, guest: Guest, vm: Vm, before: Heartbeat) -> Heartbeat:
+    """The heartbeat page once every vCPU has beaten, or as it is when that takes too long.
+
+    A guest that boots anew has no heartbeat page for a while, lists its vCPUs one by one, and counts from 0 again.
+    """
+    deadline = stage.deadline.within(_BEAT_S)
+    now = before
+    while True:
+        with contextlib.suppress(ProtocolError):
+            now = beats_of(guest, vm)
+        beats = {beat.vcpu: beat.beats for beat in now.vcpus}
+        last = {beat.vcpu: beat.beats if now.boot_id == before.boot_id else 0 for beat in before.vcpus}
+        have_beaten = all(beats.get(vcpu, 0) > count for vcpu, count in last.items())
+        if have_beaten or deadline.has_passed or not vm.is_alive:
+            return now
+        await asyncio.sleep(_BEAT_POLL_S)
+
+
+def beats_of(guest: Guest, vm: Vm) -> Heartbeat:
+    """The heartbeat page of *guest* in the memory of *vm*, which need not run."""
+    return read_heartbeat(vm.ram.view, guest.layout, guest.description.heartbeat_gpa)
+
+
+async def judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, bracket_s: float) -> None:
+    """No vCPU's clock ran backwards or jumped; *bracket_s* is when the first reading was asked for."""
+    after = await guest.probe.heartbeat(deadline=stage.deadline)
+    host_s = time.monotonic() - bracket_s
+    late = {beat.vcpu: beat for beat in after.vcpus}
+    spans = [
+        ClockSpan(
+            vcpu=beat.vcpu,
+            tsc_before=beat.tsc,
+            tsc_after=late[beat.vcpu].tsc,
+            tsc_hz=guest.tsc_hz,
+            host_s=host_s,
+            backward_tsc=late[beat.vcpu].backward_tsc,
+        )
+        for beat in before.vcpus
+    ]
+    gap_tsc = max(beat.gap_tsc for beat in after.vcpus)
+    timings = stage.notebook.timings
+    timings["guest_downtime_ms"] = max(timings.get("guest_downtime_ms", 0.0), gap_tsc / guest.tsc_hz * 1e3)
+    stage.notebook.judge("cpu/clock", check_clocks(spans))
+
+
+async def run_state(stage: Stage, vm: Vm) -> str:
+    """``query-status`` of *vm*."""
+    return str((await vm.qmp.execute("query-status", deadline=stage.deadline))["status"])
