@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from harness.cases.faults import HostFault
 from harness.cases.settings import CancelSettings
-from harness.cases.stage import CaseOverError, Guest, Stage
+from harness.cases.stage import CaseOverError, Guest, Stage, read_clock
 from harness.cases.witness import beats_of, beats_on, run_state
 from harness.checks.ends import check_cancelled, check_stayed_alive
 from harness.migration.driver import cancel, listen, migrate, prepare
@@ -14,8 +15,13 @@ from harness.migration.settings import CancelAt
 from harness.model.evidence import StayedAlive
 
 
-async def cancelled_attempt(stage: Stage, guest: Guest, settings: CancelSettings, at: CancelAt, *, number: int) -> None:
-    """Migrate to a destination of its own, cancel in phase *at*, and see the source go on."""
+async def cancelled_attempt(
+    stage: Stage, guest: Guest, settings: CancelSettings, at: CancelAt, *, number: int
+) -> Guest:
+    """Migrate to a destination of its own, cancel in phase *at*, and see the source go on.
+
+    Returns the guest with its clock read anew: cancelled late, it has stood still for a moment.
+    """
     stage.step(f"cancel in {at}")
     plan = settings.cancelled_migration(at)
     role = f"cancelled{number + 1}"
@@ -37,3 +43,4 @@ async def cancelled_attempt(stage: Stage, guest: Guest, settings: CancelSettings
         # There is no guest any more that could be migrated for good.
         raise CaseOverError
     stage.retire(destination)
+    return replace(guest, anchor=await read_clock(guest.probe, stage.deadline))

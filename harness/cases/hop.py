@@ -7,14 +7,13 @@ compares their memories and devices. Only then the destination runs, and the gue
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 
 from harness.cases.faults import HostFault
 from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
-from harness.cases.stage import CaseOverError, Guest, Stage, machine_of
+from harness.cases.stage import CaseOverError, Guest, Stage, machine_of, read_clock
 from harness.cases.wire import Wire, close_account, open_wire
 from harness.cases.witness import beats_of, judge_clocks, judge_state, let_run
 from harness.checks.ends import check_ends
@@ -65,8 +64,10 @@ async def move(
     await asyncio.gather(*(prepare(vm, plan, deadline=stage.deadline) for vm in (source, destination)))
     async with open_wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
-        bracket_s = time.monotonic()
-        before = await guest.probe.heartbeat(deadline=stage.deadline, reset_gaps=True)
+        clock = await read_clock(guest.probe, stage.deadline)
+        if guest.anchor:
+            guest = replace(guest, tsc_hz=min(guest.tsc_hz, guest.anchor.hz_until(clock)))
+        before = beats_of(guest, source)
         moved = await migrate(
             source,
             destination,
@@ -91,8 +92,8 @@ async def move(
     finally:
         if stopping:
             stopping.cancel()
-    await judge_clocks(stage, guest, before, bracket_s)
-    return arrived
+    await judge_clocks(stage, guest, before, at_stop, clock.asked_s)
+    return replace(arrived, anchor=await read_clock(guest.probe, stage.deadline))
 
 
 async def _note_move(stage: Stage, wire: Wire, moved: Moved, source: Vm, destination: Vm, number: int) -> None:

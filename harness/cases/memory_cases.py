@@ -64,7 +64,7 @@ async def precopy_cancel_retry(stage: Stage, settings: CancelSettings) -> None:
     guest = await stage.boot()
     await fill_and_load(stage, guest, settings)
     for number, at in enumerate(settings.cancel_at):
-        await cancelled_attempt(stage, guest, settings, at, number=number)
+        guest = await cancelled_attempt(stage, guest, settings, at, number=number)
     guest = await move(stage, guest, settings, number=0)
     await verify(stage, guest)
 

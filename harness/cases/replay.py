@@ -205,7 +205,7 @@ def _may_be_misread(pattern: PatternCheck) -> bool:
 async def _run_on(stage: Stage, destination: Vm, look: _Look) -> None:
     """Let the guest go and ask it."""
     stage.step("resume")
-    guest = Guest(vm=destination, probe=Probe(*destination.channel), description=look.resident.description, tsc_hz=0.0)
+    guest = Guest(vm=destination, probe=Probe(*destination.channel), description=look.resident.description)
     # Told to stop before it runs, it hardly writes over what it is to verify.
     stopping = asyncio.create_task(stop_work(stage, guest))
     try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -50,14 +51,40 @@ class CaseOverError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockAnchor:
+    """A guest's TSC, read between two moments of the host's monotonic clock."""
+
+    tsc: int
+    asked_s: float
+    answered_s: float
+
+    def hz_until(self, later: ClockAnchor) -> float:
+        """Upper bound of the TSC's rate: its advance by the shortest time that can have passed on the host.
+
+        However late answers come on a busy host, the true rate is not above it.
+        """
+        shortest_s = later.asked_s - self.answered_s
+        return (later.tsc - self.tsc) / shortest_s if shortest_s > 0 else inf
+
+
+async def read_clock(probe: Probe, deadline: Deadline) -> ClockAnchor:
+    """Ask the guest for its TSC."""
+    asked_s = time.monotonic()
+    heartbeat = await probe.heartbeat(deadline=deadline, reset_gaps=True)
+    return ClockAnchor(tsc=heartbeat.tsc, asked_s=asked_s, answered_s=time.monotonic())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
     """A guest and the VM that it is in at the moment."""
 
     vm: Vm
     probe: Probe
     description: GuestDescription
-    tsc_hz: float
-    """Rate of its TSC as the host measured it; rather too high than too low."""
+    anchor: ClockAnchor | None = None
+    """A reading of its TSC since when it has not been stopped."""
+    tsc_hz: float = inf
+    """The lowest upper bound of its TSC's rate that the host has found."""
 
     @property
     def layout(self) -> RamLayout:
@@ -194,9 +221,9 @@ class Stage:
         self.notebook.timings["probe_ready_s"] = time.monotonic() - started_s
         self.notebook.versions["probe"] = str(ready.probe_version)
         description = await probe.describe(deadline=self.deadline)
-        clock = await probe.clock(deadline=self.deadline)
+        anchor = await read_clock(probe, self.deadline)
         self.events.emit(role, "guest ready", vcpus=description.vcpus, boot_id=f"{description.boot_id:#x}")
-        return Guest(vm=vm, probe=probe, description=description, tsc_hz=float(clock.tsc_hz))
+        return Guest(vm=vm, probe=probe, description=description, anchor=anchor)
 
 
 def machine_of(request: Request, accel: Accel) -> MachineSpec:

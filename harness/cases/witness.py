@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from harness.cases.capture import Capture, stream_path
 from harness.cases.faults import HostFault
@@ -129,10 +130,15 @@ def beats_of(guest: Guest, vm: Vm) -> Heartbeat:
     return read_heartbeat(vm.ram.view, guest.layout, guest.description.heartbeat_gpa)
 
 
-async def judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, bracket_s: float) -> None:
-    """No vCPU's clock ran backwards or jumped; *bracket_s* is when the first reading was asked for."""
+async def judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, at_stop: Heartbeat, since_s: float) -> None:
+    """No vCPU's clock ran backwards, nor forward by more than the host saw pass since *since_s*.
+
+    *before* was read after that moment, *at_stop* when the source had stopped. Only a beat between the two is known to
+    lie inside the time that the host measured; a vCPU that had none (a busy host) is judged for backward steps only.
+    """
     after = await guest.probe.heartbeat(deadline=stage.deadline)
-    host_s = time.monotonic() - bracket_s
+    host_s = time.monotonic() - since_s
+    early = {beat.vcpu: beat.beats for beat in before.vcpus}
     late = {beat.vcpu: beat for beat in after.vcpus}
     spans = [
         ClockSpan(
@@ -140,10 +146,10 @@ async def judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, bracket_s:
             tsc_before=beat.tsc,
             tsc_after=late[beat.vcpu].tsc,
             tsc_hz=guest.tsc_hz,
-            host_s=host_s,
+            host_s=host_s if beat.beats > early[beat.vcpu] else inf,
             backward_tsc=late[beat.vcpu].backward_tsc,
         )
-        for beat in before.vcpus
+        for beat in at_stop.vcpus
     ]
     gap_tsc = max(beat.gap_tsc for beat in after.vcpus)
     timings = stage.notebook.timings
