@@ -108,6 +108,10 @@ class CancelSettings(MigrationCaseSettings):
     def _one_or_more(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
 
+    cancel_with_return_path: bool = False
+    """Keep the return path open in attempts that are cancelled. QEMU 7.2 and 10.0 then end some of them ``failed``, with
+    "Broken pipe", instead of ``cancelled``: they shut the path before they change the state (migrate_fd_cancel)."""
+
     def cancelled_migration(self, at: CancelAt) -> MigrationSettings:
         """An attempt that stays in the phase long enough: never lets go, and slowly until pages are sent again."""
         pause = {"pause-before-switchover": True} if at is CancelAt.PRE_SWITCHOVER else {}
@@ -116,7 +120,7 @@ class CancelSettings(MigrationCaseSettings):
             transport=self.transport,
             hold_passes=2,
             hold_bandwidth_mib_s=_SLOW_MIB_S if slow else self.memory_mib * _PASSES_PER_S,
-            capabilities={**self.capabilities, **pause},
+            capabilities={"return-path": self.cancel_with_return_path, **self.capabilities, **pause},
         )
 
 
