@@ -109,8 +109,8 @@ class CancelSettings(MigrationCaseSettings):
         return value.split(",") if isinstance(value, str) else value
 
     cancel_with_return_path: bool = False
-    """Keep the return path open in attempts that are cancelled. QEMU 7.2 and 10.0 then end some of them ``failed``, with
-    "Broken pipe", instead of ``cancelled``: they shut the path before they change the state (migrate_fd_cancel)."""
+    """Keep the return path open in attempts that are cancelled. QEMU 7.2 and 10.0 were seen to end some of them
+    ``failed`` with "Broken pipe" then, instead of ``cancelled``; a race in migrate_fd_cancel is likely, not proven."""
 
     def cancelled_migration(self, at: CancelAt) -> MigrationSettings:
         """An attempt that stays in the phase long enough: never lets go, and slowly until pages are sent again."""
