@@ -19,7 +19,7 @@ mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT) $(C
 
 say "unpacking QEMU $version from $suite-backports"
 rm -rf "$home.part"
-mkdir -p "$home.part"/{apt/lists/partial,apt/archives/partial,apt/etc,root,bin}
+mkdir -p "$home.part"/{apt/lists/partial,apt/archives/partial,apt/etc,tree,bin}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 for name in "$suite" "$suite-backports"; do
     printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$name"
@@ -31,13 +31,13 @@ private=(-q
 apt-get "${private[@]}" update >/dev/null || skip "the suite $suite-backports cannot be read"
 apt-get "${private[@]}" install --yes --download-only --no-install-recommends --reinstall -t "$suite-backports" \
     qemu-system-x86 qemu-system-arm qemu-system-common qemu-system-data seabios >/dev/null || skip "its packages cannot be downloaded"
-for package in "$home.part"/apt/archives/*.deb; do dpkg -x "$package" "$home.part/root"; done
+for package in "$home.part"/apt/archives/*.deb; do dpkg -x "$package" "$home.part/tree"; done
 
 lib=$(dpkg-architecture -q DEB_HOST_MULTIARCH 2>/dev/null || gcc -print-multiarch)
 for target in x86_64 aarch64; do
     cat >"$home.part/bin/qemu-system-$target" <<WRAPPER
 #!/bin/sh
-root=\$(dirname "\$(readlink -f "\$0")")/../root
+root=\$(dirname "\$(readlink -f "\$0")")/../tree
 export LD_LIBRARY_PATH="\$root/usr/lib/$lib:\$root/lib/$lib"
 export QEMU_MODULE_DIR="\$root/usr/lib/$lib/qemu"
 exec "\$root/usr/bin/qemu-system-$target" -L "\$root/usr/share/qemu" -L "\$root/usr/share/seabios" "\$@"
@@ -49,5 +49,5 @@ case "$found" in
     *" $version"*) ;;
     *) skip "$suite-backports carries '$found'" ;;
 esac
-rm -rf "$home.part/apt" "$home.part/root/usr/share/doc" "$home.part/root/usr/share/man" "$home"
+rm -rf "$home.part/apt" "$home.part/tree/usr/share/doc" "$home.part/tree/usr/share/man" "$home"
 mv "$home.part" "$home"
