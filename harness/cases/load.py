@@ -27,6 +27,7 @@ async def fill_and_load(stage: Stage, guest: Guest, settings: MigrationCaseSetti
             settings.workload,
             seed=stage.seed.sub("workload"),
             pages=settings.working_set_mib << (20 - PAGE_SHIFT),
+            pages_per_tick=settings.pages_per_tick,
             pages_per_flush=settings.pages_per_flush,
             deadline=stage.deadline,
         )

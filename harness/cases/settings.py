@@ -44,6 +44,9 @@ class MigrationCaseSettings(Settings):
     workload: Workload = Workload.FULL
     working_set_mib: int = Field(default=0, ge=0)
     """Memory that the workload touches; 0 is all of it."""
+    pages_per_tick: int = Field(default=0, ge=0)
+    """Pages that a vCPU writes at most between two timer interrupts, 100 a second; 0 does not throttle. The workload
+    ``full`` never is."""
     pages_per_flush: int = Field(default=64, ge=0)
     """Pages that a vCPU writes between two flushes of its TLB; 0 never flushes. A small TLB keeps it cheap for QEMU to
     read the dirty bitmap page by page under TCG, see trim_kib."""
