@@ -15,6 +15,7 @@ from shutil import copyfile
 
 from pydantic import Field
 
+from harness.cases.capture import stream_path
 from harness.cases.captured import Capture, sent_snapshot
 from harness.cases.case import case
 from harness.cases.load import stop_work, verify
@@ -107,7 +108,7 @@ def _keep(stage: Stage, settings: ReplaySettings) -> None:
     """With ``--keep`` the run's folder can be moved elsewhere and still has its stream."""
     if stage.request.keep is not Keep.ALWAYS:
         return
-    copy = stage.folder / "stream.bin"
+    copy = stream_path(stage.folder, 0)
     for kept, to in ((settings.file, copy), (sent_devices_path(settings.file), sent_devices_path(copy))):
         if kept.exists():
             copyfile(kept, to)

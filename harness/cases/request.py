@@ -54,12 +54,6 @@ class Request:
         chosen = {"--qemu": self.qemu, "--qemu-dst": self.qemu_dst, "--accel": self.accel, "--backend": self.backend}
         return tuple(word for option, value in chosen.items() if value for word in (option, str(value)))
 
-    def changed_settings(self) -> dict[str, Any]:
-        """Settings that differ from the case's own, for a short command line."""
-        usual = validate(self.case.settings, self.case.defaults).model_dump(mode="json")
-        mine = self.settings.model_dump(mode="json")
-        return {name: value for name, value in mine.items() if value != usual[name]}
-
 
 def fresh_seed() -> Seed:
     """A seed for a run that asked for none."""

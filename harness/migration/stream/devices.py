@@ -38,7 +38,6 @@ class _Walker:
 
     def __init__(self, tail: Tail) -> None:
         assert tail.description_at is not None
-        self._eof_at = tail.description_at - 1
         self._cursor = Cursor(memoryview(tail.data), 0, tail.description_at, base=tail.offset)
         self._described = _description(tail)
         self._fields: list[DeviceField] = []
