@@ -151,6 +151,9 @@ async def judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, at_stop: H
         )
         for beat in at_stop.vcpus
     ]
+    unjudged = [span.vcpu for span in spans if inf in (span.host_s, span.tsc_hz)]
+    if unjudged:
+        stage.notebook.notes.append(f"vCPU {', '.join(map(str, unjudged))}: clock judged for backward steps only")
     gap_tsc = max(beat.gap_tsc for beat in after.vcpus)
     timings = stage.notebook.timings
     timings["guest_downtime_ms"] = max(timings.get("guest_downtime_ms", 0.0), gap_tsc / guest.tsc_hz * 1e3)
