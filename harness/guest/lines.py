@@ -55,13 +55,14 @@ def lines_of(line_gpas: ArrayLike, generations: ArrayLike, seeds: ArrayLike) -> 
     return out
 
 
-def pages_of(page_gpas: ArrayLike, generations: ArrayLike, seed: int) -> Words:
-    """Shape (n, 64, 8): whole pages."""
+def pages_of(page_gpas: ArrayLike, generations: ArrayLike, seeds: ArrayLike) -> Words:
+    """Shape (n, 64, 8): whole pages. One seed, or one per page."""
     gpas = _words(page_gpas)
     generation = np.broadcast_to(_words(generations), gpas.shape)
+    seed = np.broadcast_to(_words(seeds), gpas.shape)
     keys = page_keys(gpas, generation, seed)[:, None] + _STEPS
     out = np.empty((gpas.size, LINES_PER_PAGE, WORDS_PER_LINE), dtype=np.uint64)
-    _compose(out, gpas[:, None] + _OFFSETS, generation[:, None], _words(seed), keys)
+    _compose(out, gpas[:, None] + _OFFSETS, generation[:, None], seed[:, None], keys)
     return out
 
 

@@ -55,17 +55,19 @@ class HaltMode(IntEnum):
 class RamLayout:
     """Where main memory (one RAMBlock) lies in guest physical space, for machines with a hole below 4 GiB.
 
-    q35 (QEMU hw/i386/pc_q35.c): with 2816 MiB or more, 2 GiB lie below 4 GiB and the rest starts at 4 GiB.
+    q35 (pc_q35_init in QEMU hw/i386/pc_q35.c): with 2816 MiB or more, 2 GiB lie below 4 GiB and the rest starts at
+    4 GiB; ``max-ram-below-4g`` lowers what lies below.
     """
 
     below_4g_bytes: int
     total_bytes: int
 
     @classmethod
-    def q35(cls, total_bytes: int) -> RamLayout:
-        """The layout of q35 without ``max-ram-below-4g``."""
-        below = 0x80000000 if total_bytes >= 0xB0000000 else total_bytes
-        return cls(below_4g_bytes=below, total_bytes=total_bytes)
+    def q35(cls, total_bytes: int, *, below_4g_mib: int = 0) -> RamLayout:
+        """The layout of q35; *below_4g_mib* is ``max-ram-below-4g``, 0 where it is not given."""
+        most = 0x80000000 if total_bytes >= 0xB0000000 else 0xB0000000
+        most = min(most, below_4g_mib << 20) if below_4g_mib else most
+        return cls(below_4g_bytes=min(most, total_bytes), total_bytes=total_bytes)
 
     def gpa_to_ram(self, gpa: int) -> int:
         """The ram_addr of *gpa*. Raises ValueError where there is no RAM."""

@@ -45,6 +45,7 @@ def command_line(spec: MachineSpec, binary: Knows, *, name: str, incoming: bool,
         *_bare(binary),
         *_machine(spec, fds),
         *_control(fds),
+        *(_hypercalls(fds) if spec.hypercall_port else ()),
         *_payload(spec),
         *(word for device in spec.devices for word in ("-device", device)),
         *("-S", *(("-incoming", "defer") if incoming else ())),
@@ -61,9 +62,10 @@ def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
     size = f"{spec.memory_bytes >> 10}K"
     ram = f"memory-backend-file,id={RAM_ID},mem-path=/proc/self/fd/{fds.ram},share=on,size={size}"
     reboot = "reset" if spec.reboots else "shutdown"
+    split = f",max-ram-below-4g={spec.below_4g_mib}M" if spec.below_4g_mib else ""
     return (
         # Firmware looks at everything that is there, so what no guest of ours uses is not there.
-        *("-machine", f"{spec.machine},memory-backend={RAM_ID},smm=off,sata=off,usb=off,vmport=off"),
+        *("-machine", f"{spec.machine},memory-backend={RAM_ID},smm=off,sata=off,usb=off,vmport=off{split}"),
         *("-accel", spec.accel.value),
         *("-cpu", spec.cpu_model),
         *("-smp", f"{spec.vcpus},sockets=1,cores={spec.vcpus},threads=1"),
@@ -83,6 +85,13 @@ def _control(fds: FdPlan) -> tuple[str, ...]:
         *("-device", "isa-serial,id=com1,index=0,chardev=console"),
         *("-chardev", f"socket,id=channel,fd={fds.channel}"),
         *("-device", "isa-serial,id=com2,index=1,chardev=channel"),
+    )
+
+
+def _hypercalls(fds: FdPlan) -> tuple[str, ...]:
+    return (
+        *("-chardev", f"socket,id=hypercalls,fd={fds.hypercalls}"),
+        *("-device", "isa-serial,id=com3,index=2,chardev=hypercalls"),
     )
 
 

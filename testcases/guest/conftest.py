@@ -67,6 +67,8 @@ class Vm:
     ram: memoryview
     layout: RamLayout
     console: Path
+    hypercalls: socket.socket
+    """The host's end of COM3; nobody listens there unless the test does."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,17 +79,20 @@ class Lab:
     started: int = 0
 
     @asynccontextmanager
-    async def vm(self, *options: str, vcpus: int = 1, memory_mib: int = 128) -> AsyncIterator[Vm]:
+    async def vm(
+        self, *options: str, vcpus: int = 1, memory_mib: int = 128, below_4g_mib: int = 0
+    ) -> AsyncIterator[Vm]:
         self.started += 1
         console = self.folder / f"console-{self.started}"
         async with AsyncExitStack() as stack:
-            ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
+            ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
+            stack.callback(ours[2].close)
             memfd = os.memfd_create("cvmig-test")
             memory_kib = (memory_mib << 10) - TCG_TRIM_KIB
             os.ftruncate(memfd, memory_kib << 10)
             area = mmap.mmap(memfd, memory_kib << 10)
             fds = [memfd, *(end.fileno() for end in theirs)]
-            words = command_line(str(self.qemu), fds, vcpus, memory_kib, console)
+            words = command_line(str(self.qemu), fds, vcpus, memory_kib, console, below_4g_mib)
             process = await asyncio.create_subprocess_exec(*words, *options, pass_fds=fds)
             stack.push_async_callback(end_process, process)
             os.close(memfd)
@@ -98,9 +103,15 @@ class Lab:
             for writer in (monitor.streams[1], channel[1]):
                 stack.push_async_callback(close_writer, writer)
             await monitor.execute("qmp_capabilities")
-            layout = RamLayout.q35(memory_kib << 10)
+            layout = RamLayout.q35(memory_kib << 10, below_4g_mib=below_4g_mib)
             yield Vm(
-                process=process, channel=channel, monitor=monitor, ram=memoryview(area), layout=layout, console=console
+                process=process,
+                channel=channel,
+                monitor=monitor,
+                ram=memoryview(area),
+                layout=layout,
+                console=console,
+                hypercalls=ours[2],
             )
 
     @asynccontextmanager
@@ -118,15 +129,17 @@ class Lab:
         asyncio.run(story)
 
 
-def command_line(qemu: str, fds: list[int], vcpus: int, memory_kib: int, console: Path) -> list[str]:
-    memfd, monitor, channel = fds
+def command_line(qemu: str, fds: list[int], vcpus: int, memory_kib: int, console: Path, below_4g_mib: int) -> list[str]:
+    memfd, monitor, channel, hypercalls = fds
+    split = f",max-ram-below-4g={below_4g_mib}M" if below_4g_mib else ""
     return [
         *(qemu, "-name", "cvmig-probe-test", "-nodefaults", "-display", "none", "-no-user-config"),
-        *("-machine", "pc-q35-7.2,memory-backend=ram", "-accel", "tcg", "-cpu", "max"),
+        *("-machine", f"pc-q35-7.2,memory-backend=ram{split}", "-accel", "tcg", "-cpu", "max"),
         *("-m", f"{memory_kib}K", "-smp", str(vcpus), "-kernel", str(probe_image())),
         *("-object", f"memory-backend-file,id=ram,size={memory_kib}K,mem-path=/proc/self/fd/{memfd},share=on"),
         *("-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
         *("-serial", f"file:{console}", "-chardev", f"socket,id=channel,fd={channel}", "-serial", "chardev:channel"),
+        *("-chardev", f"socket,id=hypercalls,fd={hypercalls}", "-serial", "chardev:hypercalls"),
     ]
 
 

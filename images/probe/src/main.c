@@ -1,5 +1,5 @@
 /* The life of a vCPU: jobs first, then canaries, then the workload, else sleep. The boot processor also serves commands. */
-#include "probe.h"
+#include "confidential.h"
 
 enum { EVENT_READY = 1 };
 
@@ -76,17 +76,29 @@ static void say_ready(void)
 	channel_event(EVENT_READY, &ready, sizeof ready);
 }
 
+void enter_kernel(void)
+{
+	cvm_kernel_begin();
+	cpu_count = arch_start_cpus();
+	heartbeat->cpus = cpu_count;
+	cvm_kernel_end();
+}
+
 _Noreturn void probe_main(void *boot_info)
 {
 	arch_find_memory(boot_info);
 	heartbeat_init();
+	cvm_take_memory();
 	arch_init_boot_cpu();
 	memory_settle();
 	heartbeat->ledger_gpa = (uint64_t)ledger;
 	heartbeat->managed_pages = managed_pages;
-	cpu_count = arch_start_cpus();
-	heartbeat->cpus = cpu_count;
+	heartbeat->cpus = 1;
 	cpus[0].online = 1;
+	cvm_firmware();
+	if (!cvm.hold || boot_page.is_kexec)
+		enter_kernel();
+	boot_page.is_kexec = 0;
 	arch_irq_on();
 	say_ready();
 	cpu_loop(&cpus[0]);

@@ -1,5 +1,5 @@
 /* Fill and verify all managed memory on all vCPUs that are not armed with canaries. */
-#include "probe.h"
+#include "confidential.h"
 
 enum { SLICE_PAGES = 64, BENCH_STORE = 0, BENCH_LOAD = 1 };
 
@@ -50,7 +50,9 @@ static void fill_share(struct cpu *cpu)
 	struct share *mine = &share[cpu->index];
 
 	for (uint64_t page = mine->first; page < mine->end; page++) {
-		pattern_write(memory_page_gpa(page), 1, pattern_seed);
+		uint64_t gpa = memory_page_gpa(page);
+
+		pattern_write(gpa, 1, view_seed(gpa));
 		ledger[page] = 1;
 		breathe(cpu, page);
 	}
@@ -72,7 +74,7 @@ void fill_all(uint64_t seed)
 static void note_damage(struct verify_result *result, uint64_t gpa, uint32_t generation)
 {
 	struct damage damage;
-	enum damage_kind kind = diagnose(gpa, generation, pattern_seed, &damage);
+	enum damage_kind kind = diagnose(gpa, generation, view_seed(gpa), &damage);
 
 	if (kind == DAMAGE_NONE)
 		return;
@@ -92,7 +94,7 @@ static void verify_share(struct cpu *cpu)
 		uint32_t generation = ledger[page] & ~LEDGER_LOCK;
 		uint64_t gpa = memory_page_gpa(page);
 
-		if (!pattern_matches(gpa, generation, pattern_seed))
+		if (!pattern_matches(gpa, generation, view_seed(gpa)))
 			note_damage(result, gpa, generation);
 		result->ledger_sum += generation;
 		result->checked++;

@@ -1,5 +1,6 @@
 /* INIT and start-up IPIs (Intel SDM volume 3, "Multiple-Processor Management"). */
 #include "x86.h"
+#include "confidential.h"
 
 enum { TRAMPOLINE = 0x8000, PATIENCE = 20000000 };
 
@@ -15,6 +16,7 @@ _Noreturn void x86_application(void)
 	features_enable();
 	lapic_init();
 	lapic_timer_start();
+	cvm_cpu_init(cpu);
 	__atomic_store_n(&cpu->online, 1, __ATOMIC_RELEASE);
 	arch_irq_on();
 	cpu_loop(cpu);

@@ -81,6 +81,8 @@ void trap(struct frame *frame)
 		if (!cpu->index)
 			arch_channel_poll();
 	}
+	if (frame->vector == VECTOR_FLUSH)
+		shootdown_flush(cpu);
 	if (frame->vector == VECTOR_CHANNEL)
 		serial_interrupt();
 	if (frame->vector != VECTOR_SPURIOUS)

@@ -1,0 +1,164 @@
+"""A host for protected guests as small as can be: it keeps the list, and can be told to misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.confidential.soft.hypercall_server import HypercallServer
+from harness.confidential.soft.hypercalls import (
+    FEATURE_HC_MAP_GPA_RANGE,
+    FEATURE_MIGRATION_CONTROL,
+    HC_MAP_GPA_RANGE,
+    MSR_GHCB,
+    HypercallReply,
+    HypercallRequest,
+    Operation,
+    ReplyFlag,
+)
+from harness.guest.confidential import ConfidentialProbe
+from harness.guest.probe import Probe
+from harness.model.address_map import AddressMap
+from harness.model.guest import GuestDescription, RamLayout
+from harness.model.live_page_map import LivePageMap
+from harness.model.memory import GpaRange
+from harness.model.page_map import Conversion, PageMap
+
+BOTH = FEATURE_HC_MAP_GPA_RANGE | FEATURE_MIGRATION_CONTROL
+SCRAMBLE = 0x0123456789ABCDEF
+EINVAL = -22
+RETRY_PAGES = (64 << 20) >> 12
+U64 = (1 << 64) - 1
+Answer = HypercallReply | None
+
+
+def mix64(x: int) -> int:
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & U64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & U64
+    return x ^ x >> 31
+
+
+@dataclass(slots=True, kw_only=True)
+class Host:
+    """Handles requests as KVM and QEMU would."""
+
+    ram: memoryview
+    layout: RamLayout
+    features: int = BOTH
+    scramble: int = SCRAMBLE
+    retries: bool = False
+    refuses: Callable[[Conversion], bool] = lambda _: False
+    requests: list[HypercallRequest] = field(default_factory=list)
+    conversions: list[Conversion] = field(default_factory=list)
+    msrs: dict[tuple[int, int], int] = field(default_factory=dict)
+    exits: list[int] = field(default_factory=list)
+    hello: HypercallRequest | None = None
+    addresses: AddressMap = field(init=False)
+    pages: LivePageMap = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.addresses = AddressMap.of(self.layout)
+        self.pages = LivePageMap(PageMap.all_private(self.addresses.pages))
+
+    def shared(self) -> tuple[GpaRange, ...]:
+        return self.addresses.gpa_ranges(self.pages.snapshot().shared)
+
+    def answer(self, request: HypercallRequest) -> HypercallReply:
+        self.requests.append(request)
+        operations = {
+            Operation.HELLO: self._hello,
+            Operation.VMMCALL: self._vmmcall,
+            Operation.WRMSR: self._wrmsr,
+            Operation.RDMSR: self._rdmsr,
+            Operation.VMGEXIT: self._vmgexit,
+        }
+        return operations[request.operation](request)
+
+    def _hello(self, request: HypercallRequest) -> HypercallReply:
+        self.hello = request
+        return HypercallReply(value=self.features)
+
+    def _vmmcall(self, request: HypercallRequest) -> HypercallReply:
+        return self._map(request.rax, request.rbx, request.rcx, request.rdx)
+
+    def _map(self, number: int, gpa: int, pages: int, attributes: int) -> HypercallReply:
+        assert number == HC_MAP_GPA_RANGE
+        some = min(pages, RETRY_PAGES) if self.retries else pages
+        call = Conversion(gpa=gpa, pages=some, attributes=attributes)
+        result = EINVAL if call.refusal or self.refuses(call) else 0
+        self.conversions.append(Conversion(gpa=gpa, pages=some, attributes=attributes, result=result))
+        if result:
+            return HypercallReply(value=result)
+        self.pages.convert(call, self.addresses)
+        if some < pages:
+            return HypercallReply(value=gpa + (some << 12), extra=self.scramble, flags=ReplyFlag.RETRY)
+        return HypercallReply(extra=self.scramble)
+
+    def _wrmsr(self, request: HypercallRequest) -> HypercallReply:
+        self.msrs[request.vcpu, request.rcx] = request.rax
+        return HypercallReply()
+
+    def _rdmsr(self, request: HypercallRequest) -> HypercallReply:
+        return HypercallReply(value=self.msrs.get((request.vcpu, request.rcx), 0))
+
+    def _vmgexit(self, request: HypercallRequest) -> HypercallReply:
+        msr = self.msrs[request.vcpu, MSR_GHCB]
+        protocol = {0x002: 2 << 48 | 1 << 32 | 58 << 24 | 0x001, 0x012: msr & ~0xFFF | 0x013}
+        if msr & 0xFFF:
+            return HypercallReply(value=protocol[msr & 0xFFF])
+        return self._page_exit(request, self.layout.gpa_to_ram(msr))
+
+    def _page_exit(self, request: HypercallRequest, at: int) -> HypercallReply:
+        code = self._field(at, 0x390)
+        self.exits.append(code)
+        if code == 0x81:
+            return self._map(*(self._field(at, offset) for offset in (0x1F8, 0x318, 0x308, 0x310)))
+        if code == 0x7C:
+            self.msrs[request.vcpu, self._field(at, 0x308)] = self._field(at, 0x1F8) | self._field(at, 0x310) << 32
+            return HypercallReply()
+        if code == 0x80000001:
+            size = self._field(at, 0x3A0)
+            return HypercallReply(value=mix64(self._field(at, 0x398)) & (1 << 8 * size) - 1)
+        if code == 0x80000004:
+            return HypercallReply()
+        return HypercallReply(value=5, flags=ReplyFlag.ERROR)
+
+    def _field(self, ghcb: int, offset: int) -> int:
+        bit = offset // 8
+        if not self.ram[ghcb + 0x3F0 + bit // 8] >> bit % 8 & 1:
+            return 0
+        return int.from_bytes(self.ram[ghcb + offset : ghcb + offset + 8], "little")
+
+
+@dataclass(slots=True, kw_only=True)
+class Protected:
+    vm: Any
+    host: Host
+    server: HypercallServer
+    probe: Probe
+    cvm: ConfidentialProbe
+
+    async def description(self, lab: Any) -> GuestDescription:
+        return await self.probe.describe(deadline=lab.deadline)
+
+
+@asynccontextmanager
+async def protected(
+    lab: Any, words: str = "cvm=sev cbit=58", *options: str, vcpus: int = 1, memory_mib: int = 64, **more: Any
+) -> AsyncIterator[Protected]:
+    """A guest with *words* on its command line, and a host with *more* settings of :class:`Host`."""
+    below = more.pop("below_4g_mib", 0)
+    options = ("-append", words, *options)
+    async with lab.vm(*options, vcpus=vcpus, memory_mib=memory_mib, below_4g_mib=below) as vm:
+        host = Host(ram=vm.ram, layout=vm.layout, **more)
+        server = HypercallServer(vm.hypercalls, host.answer)
+        server.start()
+        probe = Probe(*vm.channel)
+        try:
+            yield Protected(vm=vm, host=host, server=server, probe=probe, cvm=ConfidentialProbe(probe))
+            assert server.error is None, server.error
+        finally:
+            server.stop()
+            await probe.close()
