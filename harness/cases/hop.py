@@ -30,8 +30,8 @@ _RESERVE_S = 5.0
 """Kept of the case's deadline, so that a migration that hangs can still be cancelled and told."""
 
 
-async def start_destination(stage: Stage, number: int) -> Vm:
-    """Start the VM that hop *number* (from 0) goes to: the two binaries take turns."""
+async def start_destination(stage: Stage, settings: MigrationCaseSettings, number: int) -> Vm:
+    """Start the VM that hop *number* (from 0) goes to, and prepare it: the two binaries take turns."""
     features = stage.binaries.source if number % 2 else stage.binaries.destination
     role = "dst" if number == 0 else f"dst{number + 1}"
     spec = replace(
@@ -39,7 +39,9 @@ async def start_destination(stage: Stage, number: int) -> Vm:
     )
     if stage.strikes(HostFault.OTHER_MACHINE):
         spec = replace(spec, machine=_another_machine(spec.machine, features.machines))
-    return await stage.start(role, incoming=True, features=features, spec=spec)
+    vm = await stage.start(role, incoming=True, features=features, spec=spec)
+    await prepare(vm, settings.migration(), deadline=stage.deadline)
+    return vm
 
 
 async def move(
@@ -58,10 +60,10 @@ async def move(
 
     Raises CaseOverError when the ends show that nothing arrived, and what the driver and the probe raise.
     """
-    destination = destination or await start_destination(stage, number)
+    destination = destination or await start_destination(stage, settings, number)
     source, notebook = guest.vm, stage.notebook
     plan = settings.migration()
-    await asyncio.gather(*(prepare(vm, plan, deadline=stage.deadline) for vm in (source, destination)))
+    await prepare(source, plan, deadline=stage.deadline)
     async with open_wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
         clock = await read_clock(guest.probe, stage.deadline)

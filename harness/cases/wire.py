@@ -72,6 +72,8 @@ async def open_wire(
 
 def _aimed(stage: Stage, guest: Guest) -> tuple[WireFault, ...]:
     """The wire faults, those on pages aimed at pages that carry the pattern: what happened to them can be told."""
+    if not stage.faults.wire:
+        return ()
     rng = stage.seed.rng("wire-targets")
     pages = rng.sample(range(guest.description.managed_pages), k=min(_TARGETS, guest.description.managed_pages))
     targets = tuple(guest.layout.gpa_to_ram(guest.description.page_gpa(page)) for page in sorted(pages))

@@ -61,15 +61,19 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *
 async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> None:
     """Compare what was sent beside main memory with what *vm*, loaded and stopped, saves again of it.
 
-    *sent_snapshot* is called in a thread.
+    *sent_snapshot* is called in a thread, while *vm* saves.
     """
     notebook = stage.notebook
     with notebook.timed("device_compare_s"):
-        again = await save_devices(vm, stage.runtime, deadline=stage.deadline)
-        sent, held = await asyncio.to_thread(lambda: (sent_snapshot(), Snapshot.of(again)))
+        sent, held = await asyncio.gather(asyncio.to_thread(sent_snapshot), _held_by(stage, vm))
         blocks = [compare_block(name, data, held.blocks.get(name, b"")) for name, data in sent.blocks.items()]
         notebook.judge(HOST, check_host_memory(blocks))
         notebook.judge("state/devices", check_device_state(sent.devices, held.devices))
+
+
+async def _held_by(stage: Stage, vm: Vm) -> Snapshot:
+    again = await save_devices(vm, stage.runtime, deadline=stage.deadline)
+    return await asyncio.to_thread(Snapshot.of, again)
 
 
 async def let_run(stage: Stage, guest: Guest, destination: Vm) -> None:

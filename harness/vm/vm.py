@@ -80,6 +80,8 @@ class Vm:
         self._files = files
         self._channel: Channel | None = None
         self._hypercalls: socket.socket | None = None
+        self._populating: asyncio.Future[None] | None = None
+        self._is_closing = False
 
     @property
     def pid(self) -> int:
@@ -191,6 +193,11 @@ class Vm:
         except DeadlineError:
             raise DeadlineError(f"{self.role}: QEMU did not end before the deadline") from None
 
+    def _populate(self) -> None:
+        """Have the memory populated while QEMU starts and the guest is still elsewhere."""
+        loop = asyncio.get_running_loop()
+        self._populating = loop.run_in_executor(None, self.ram.populate, lambda: not self._is_closing)
+
     async def _connect(self, sockets: _Sockets, deadline: Deadline) -> None:
         with ExitStack() as not_taken:
             for sock in (sockets.channel, sockets.qmp):
@@ -224,8 +231,11 @@ class Vm:
 
     async def close(self) -> None:
         """Kill what still runs, take the last output, give everything back."""
+        self._is_closing = True
+        if self._populating:
+            await asyncio.wait({self._populating})
         # Ours first: the last one to let go of a memory frees its pages, and QEMU's death does so in the background.
-        self.ram.close()
+        await asyncio.to_thread(self.ram.close)
         self._process.kill()
         try:
             await self.qmp.disconnect()
@@ -264,6 +274,8 @@ async def start_vm(
     files = VmFiles.open(artefacts, role)
     vm, sockets = _launch(spec, features, name=name, role=role, argv=argv, files=files)
     try:
+        if incoming:
+            vm._populate()  # noqa: SLF001 - the other half of this constructor
         await vm._connect(sockets, deadline)  # noqa: SLF001 - the other half of this constructor
         yield vm
     finally:
