@@ -128,7 +128,17 @@ class _Engine:
         self._stream = Cipher(AES(keys.tek), CTR(bytes(_IV_BYTES))).encryptor()
         self._mac = AESGCM(keys.tik)
         self._rows = np.empty(_STEP_PAGES, dtype=_AUTHENTICATED)
+        self._room: Bytes = np.empty(0, dtype=np.uint8)
         self._rows["guest_len"] = self._rows["trans_len"] = PAGE_SIZE
+
+    def buffer(self, pages: int) -> tuple[Bytes, Bytes]:
+        """Rows for *pages* pages, and the same bytes with the room behind them that update_into() wants.
+
+        The same memory each time: a window is 16 MiB, and fresh memory costs more than to encrypt it.
+        """
+        if len(self._room) < pages * PAGE_SIZE + _IV_BYTES:
+            self._room = np.empty(pages * PAGE_SIZE + _IV_BYTES, dtype=np.uint8)
+        return self._room[: pages * PAGE_SIZE].reshape(pages, PAGE_SIZE), self._room
 
     def apply(self, sequence: int, data: Bytes, out: Bytes) -> None:
         """AES-CTR, either way, of packets from *sequence* on; *out* has 15 bytes of room behind what is written."""
@@ -164,10 +174,13 @@ class PacketSealer:
         return self.seal_run(kind, np.array([place], dtype=np.uint64), plain)[0]
 
     def seal_run(self, kind: PacketKind, places: Places, plain: bytes | memoryview | Bytes) -> PacketRun:
-        """One packet per place; *plain* holds their pages one behind the other. INVALID_LENGTH for another size."""
+        """One packet per place; *plain* holds their pages one behind the other. INVALID_LENGTH for another size.
+
+        What is returned is valid until the next call.
+        """
         pages = np.frombuffer(plain, dtype=np.uint8)
         _check_length(pages.size, "guest_len", pages=len(places))
-        pages, (data, room) = pages.reshape(-1, PAGE_SIZE), _buffer(len(places))
+        pages, (data, room) = pages.reshape(-1, PAGE_SIZE), self._engine.buffer(len(places))
         headers = np.zeros(len(places), dtype=_HEADER)
         headers["iv"] = _ivs(self.sent, len(places))
         for start in range(0, len(places), _STEP_PAGES):
@@ -200,8 +213,11 @@ class PacketOpener:
     def open_run(
         self, kind: PacketKind, places: Places, packets: PacketRun
     ) -> tuple[Bytes, CommandRefusedError | None]:
-        """The pages, a row each, of the packets before the first that is refused; and the refusal as :meth:`open`."""
-        pages, room = _buffer(len(places))
+        """The pages, a row each, of the packets before the first that is refused; and the refusal as :meth:`open`.
+
+        The pages are valid until the next call.
+        """
+        pages, room = self._engine.buffer(len(places))
         headers = np.ascontiguousarray(packets.headers).view(_HEADER).reshape(-1)
         for start in range(0, len(places), _STEP_PAGES):
             part = slice(start, start + _STEP_PAGES)
@@ -226,12 +242,6 @@ class PacketOpener:
             return done, CommandRefusedError(FirmwareStatus.BAD_MEASUREMENT, reason)
         reason = f"packet {_sequence(headers['iv'][done].tobytes())} where {self.received + done} is due"
         return done, CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
-
-
-def _buffer(pages: int) -> tuple[Bytes, Bytes]:
-    """Rows for *pages* pages, and the same bytes with the room behind them that update_into() wants."""
-    room = np.empty(pages * PAGE_SIZE + _IV_BYTES, dtype=np.uint8)
-    return room[: pages * PAGE_SIZE].reshape(pages, PAGE_SIZE), room
 
 
 def _sequence(iv: bytes) -> int:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.confidential.soft.guest_context import SendSession
 from harness.confidential.soft.packets import HEADER_BYTES, Packet, PacketRun
@@ -18,7 +19,7 @@ from harness.confidential.soft.ring_buffer import WINDOW_PAGES
 from harness.confidential.soft.status import CommandRefusedError
 from harness.migration.relay.editor import Edited, EditorRefusedError
 from harness.migration.sealed.guest import IncomingGuest, Pages, RamPages, Refusal
-from harness.migration.sealed.page_buffers import Buffers, named, plain_records, ram_pages_of
+from harness.migration.sealed.page_buffers import Buffers, named, plain_records, plain_rows, ram_pages_of
 from harness.migration.sealed.records import (
     CpuStatePart,
     SealedPages,
@@ -67,6 +68,8 @@ class Opener:
         self._main = main
         self._headers = Window(WINDOW_PAGES, row_bytes=HEADER_BYTES)
         self._data = Window(WINDOW_PAGES)
+        self._rows = plain_rows(WINDOW_PAGES)
+        self._is_used = False
         self._has_session = False
         self._stage = _Stage.PAGES
         self._list = bytearray()
@@ -91,6 +94,7 @@ class Opener:
     def edit(self, element: Element) -> Edited:
         """The bytes for QEMU. Raises EditorRefusedError for what is out of order or not genuine."""
         self._tap.add(element)
+        self._is_used = False
         try:
             return Edited(buffers=self._edit(element))
         except CommandRefusedError as refusal:
@@ -156,7 +160,12 @@ class Opener:
     def _open(self, ram_pages: RamPages, packets: PacketRun | list[Packet]) -> Buffers:
         contents: Pages = self._guest.open(ram_pages, packets)
         self._guest.note_kind(ram_pages, private=True)
-        return plain_records(self._name(), ram_pages, contents)
+        return plain_records(self._name(), ram_pages, contents, memory=self._memory())
+
+    def _memory(self) -> NDArray[np.void] | None:
+        """For records: the same piece for each element, because fresh memory costs as much as the decryption."""
+        is_free, self._is_used = not self._is_used, True
+        return self._rows if is_free else None
 
     def _start(self, session: SessionRecord) -> None:
         sent = SendSession(policy=Policy(session.policy), pdh=session.pdh, session=session.session)

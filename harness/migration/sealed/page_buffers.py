@@ -52,13 +52,24 @@ def _one_by_one(pages: elements.RamPages, indexes: range, out: Pages) -> None:
             raise StreamError(f"{record.kind} record of a protected page", offset=pages.offset, hint=hint)
 
 
-def plain_records(block: str, ram_pages: RamPages, contents: Pages) -> Buffers:
-    """Records as QEMU sends them, pages of zeros short; *block* is named in the first, or empty when it goes on."""
+def plain_rows(pages: int) -> NDArray[np.void]:
+    """Memory for *pages* records of data, to be used again and again."""
+    return np.empty(pages, dtype=_DATA)
+
+
+def plain_records(
+    block: str, ram_pages: RamPages, contents: Pages, *, memory: NDArray[np.void] | None = None
+) -> Buffers:
+    """Records as QEMU sends them, pages of zeros short; *block* is named in the first, or empty when it goes on.
+
+    Those of data are made in *memory* (see :func:`plain_rows`), if it is given and long enough.
+    """
+    memory = plain_rows(len(contents)) if memory is None or len(memory) < len(contents) else memory
     is_zero = zero_pages(contents)
     words = ram_pages << np.uint64(PAGE_SHIFT) | np.uint64(FLAG_CONTINUE)
     buffers: Buffers = []
     for start, end in pairwise([0, *(np.flatnonzero(np.diff(is_zero)) + 1).tolist(), len(contents)]):
-        rows = np.empty(end - start, dtype=_ZERO if is_zero[start] else _DATA)
+        rows = np.empty(end - start, dtype=_ZERO) if is_zero[start] else memory[start:end]
         rows["word"] = words[start:end] | np.uint64(FLAG_ZERO if is_zero[start] else FLAG_PAGE)
         rows["fill" if is_zero[start] else "data"] = 0 if is_zero[start] else contents[start:end]
         buffers.append(rows.view(np.uint8).data)

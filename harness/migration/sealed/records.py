@@ -239,12 +239,13 @@ def page_records(
     data: Bytes,
     *,
     flag: int = FLAG_ENCRYPTED,
+    rows: NDArray[np.void] | None = None,
 ) -> list[bytes | memoryview]:
     """Records of packets, row by row; *block* is named in the first, or empty when the block goes on.
 
-    Another *flag* makes them records of another tree.
+    Another *flag* makes them records of another tree. They are made in *rows*, if it is given and long enough.
     """
-    rows = np.empty(len(ram_addrs), dtype=RUN)
+    rows = np.empty(len(ram_addrs), dtype=RUN) if rows is None or len(rows) < len(ram_addrs) else rows[: len(ram_addrs)]
     rows["word"] = ram_addrs | np.uint64(flag | FLAG_CONTINUE)
     rows["subtype"], rows["hdr_len"], rows["trans_len"] = subtypes, HEADER_BYTES, PAGE_SIZE
     rows["hdr"], rows["trans"] = headers, data

@@ -22,6 +22,7 @@ from harness.migration.sealed.guest import OutgoingGuest, Pages, RamPages, Refus
 from harness.migration.sealed.page_buffers import Buffers, contents_of, named, plain_records, ram_pages_of
 from harness.migration.sealed.records import (
     FLAG_ENCRYPTED,
+    RUN,
     SessionRecord,
     Subtype,
     VcpuGhcb,
@@ -71,6 +72,8 @@ class Sealer:
         self._faults = faults
         self._main = main
         self._window = Window(window_pages)
+        self._rows = np.empty(window_pages, dtype=RUN)
+        self._is_used = False
         self._has_session = False
         self._out_block = ""
         self._is_final = False
@@ -94,6 +97,7 @@ class Sealer:
 
     def edit(self, element: Element) -> Edited:
         """The bytes for the wire. Raises EditorRefusedError when the processor refuses a command."""
+        self._is_used = False
         try:
             return Edited(buffers=self._edit(element))
         except CommandRefusedError as refusal:
@@ -214,7 +218,14 @@ class Sealer:
             self.struck[SoftFault.OTHER_TREES_FLAGS] += len(ram_pages)
             flag = _OTHER_FLAG
         ram_addrs = ram_pages << np.uint64(PAGE_SHIFT)
-        return page_records(self._name(), ram_addrs, subtypes, packets.headers, packets.data, flag=flag)
+        return page_records(
+            self._name(), ram_addrs, subtypes, packets.headers, packets.data, flag=flag, rows=self._memory()
+        )
+
+    def _memory(self) -> NDArray[np.void] | None:
+        """For records: the same piece for each element, because fresh memory costs as much as the encryption."""
+        is_free, self._is_used = not self._is_used, True
+        return self._rows if is_free else None
 
     def _plain(self, ram_pages: RamPages, contents: Pages) -> Buffers:
         return plain_records(self._name(), ram_pages, contents)
