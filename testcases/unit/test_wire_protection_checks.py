@@ -100,6 +100,8 @@ def test_every_private_page_without_a_packet_is_counted(lost: set[int]) -> None:
 def test_pages_without_a_gpa_need_no_packet_and_no_packets_prove_nothing() -> None:
     hidden = ADDRESSES.unplug(PageSet.of((20, 30)))
     assert check_coverage(replace(CLEAN, packet_pages=FINAL.private - PageSet.of((20, 30))), FINAL, hidden) == ()
+    behind = replace(CLEAN, packet_pages=FINAL.private - PageSet.of((20, 30)))
+    assert check_coverage(behind, FINAL, ADDRESSES, in_flight=PageSet.of((20, 30))) == ()
     (found,) = check_coverage(replace(CLEAN, packet_pages=PageSet.empty()), FINAL, ADDRESSES)
     assert (found.check, found.verdict) == ("precondition", Verdict.ERROR)
 
@@ -146,8 +148,10 @@ def test_other_preconditions() -> None:
     assert check_full_window(CLEAN) == ()
     assert kinds(check_full_window(replace(CLEAN, batches=(7,)))) == ["no-full-window"]
     assert kinds(check_full_window(replace(CLEAN, batches=()))) == ["no-full-window"]
-    started = VcpuProtection(vcpu=0, ghcb=0x1000, has_first_sipi=True)
-    assert check_waiting_vcpu((started, VcpuProtection(vcpu=1, ghcb=0))) == ()
-    assert kinds(check_waiting_vcpu((started,))) == ["nobody-waits"]
+    started = VcpuProtection(vcpu=1, ghcb=0x1000, has_first_sipi=True)
+    boot = VcpuProtection(vcpu=0, ghcb=0x2000)
+    assert check_waiting_vcpu((boot, VcpuProtection(vcpu=1, ghcb=0))) == ()
+    assert kinds(check_waiting_vcpu((boot, started))) == ["nobody-waits"]
+    assert kinds(check_waiting_vcpu((boot,))) == ["nobody-waits"]
     assert check_session_was_open(1) == ()
     assert kinds(check_session_was_open(0)) == ["no-session"]

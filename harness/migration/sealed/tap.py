@@ -21,6 +21,7 @@ from harness.migration.sealed.records import CpuStatePart, SealedPages, SharedLi
 from harness.migration.stream import elements
 from harness.migration.stream.devices import decode_tail
 from harness.migration.stream.elements import Element, Eof, RamBlockList, Tail
+from harness.model.errors import StreamError
 from harness.model.memory import LINE_SIZE, PAGE_SHIFT, PAGE_SIZE, GpaRange, coalesce
 from harness.model.page_set import PageSet
 from harness.model.protection import SealedRecords
@@ -158,9 +159,14 @@ def _clear_registers(tail: Tail) -> tuple[str, ...]:
     """Fields of the cpu sections that an ES guest's VMSA carries, as far as there is a value in them."""
     if tail.description_at is None:
         return ()
+    try:
+        devices = decode_tail(tail).devices
+    except StreamError:
+        # Whoever loads these sections says so.
+        return ()
     return tuple(
         f"{device.label} {field.path}"
-        for device in decode_tail(tail).devices
+        for device in devices
         if device.name == "cpu"
         for field in device.fields
         if any(fnmatchcase(field.path, glob) for glob in _SEALED_REGISTERS) and any(field.raw)
