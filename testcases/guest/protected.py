@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.confidential.soft.hypercall_server import HypercallServer
@@ -49,10 +49,13 @@ class Host:
     features: int = BOTH
     scramble: int = SCRAMBLE
     retries: bool = False
+    takes_ghcb: bool = True
+    mmio_xor: int = 0
     refuses: Callable[[Conversion], bool] = lambda _: False
     requests: list[HypercallRequest] = field(default_factory=list)
     conversions: list[Conversion] = field(default_factory=list)
     msrs: dict[tuple[int, int], int] = field(default_factory=dict)
+    msr_writes: list[HypercallRequest] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
     hello: HypercallRequest | None = None
     addresses: AddressMap = field(init=False)
@@ -76,6 +79,10 @@ class Host:
         }
         return operations[request.operation](request)
 
+    def writes(self, msr: int) -> list[HypercallRequest]:
+        """Who wrote *msr*, and what: directly, or through a GHCB."""
+        return [request for request in self.msr_writes if request.rcx == msr]
+
     def _hello(self, request: HypercallRequest) -> HypercallReply:
         self.hello = request
         return HypercallReply(value=self.features)
@@ -98,6 +105,7 @@ class Host:
 
     def _wrmsr(self, request: HypercallRequest) -> HypercallReply:
         self.msrs[request.vcpu, request.rcx] = request.rax
+        self.msr_writes.append(request)
         return HypercallReply()
 
     def _rdmsr(self, request: HypercallRequest) -> HypercallReply:
@@ -113,14 +121,16 @@ class Host:
     def _page_exit(self, request: HypercallRequest, at: int) -> HypercallReply:
         code = self._field(at, 0x390)
         self.exits.append(code)
+        if not self.takes_ghcb:
+            return HypercallReply(value=2, flags=ReplyFlag.ERROR)
         if code == 0x81:
             return self._map(*(self._field(at, offset) for offset in (0x1F8, 0x318, 0x308, 0x310)))
         if code == 0x7C:
-            self.msrs[request.vcpu, self._field(at, 0x308)] = self._field(at, 0x1F8) | self._field(at, 0x310) << 32
-            return HypercallReply()
+            value = self._field(at, 0x1F8) | self._field(at, 0x310) << 32
+            return self._wrmsr(replace(request, rcx=self._field(at, 0x308), rax=value))
         if code == 0x80000001:
             size = self._field(at, 0x3A0)
-            return HypercallReply(value=mix64(self._field(at, 0x398)) & (1 << 8 * size) - 1)
+            return HypercallReply(value=(mix64(self._field(at, 0x398)) ^ self.mmio_xor) & (1 << 8 * size) - 1)
         if code == 0x80000004:
             return HypercallReply()
         return HypercallReply(value=5, flags=ReplyFlag.ERROR)

@@ -88,11 +88,17 @@ bool is_leaked(uint64_t gpa);
 
 /* conversions.c: conversions as a workload. */
 void conversions_start(uint32_t mask, uint64_t seed, uint32_t per_tick, uint32_t shapes, uint64_t window);
-void conversions_stop(void);
+uint64_t conversions_stop(void);                    /* how many were done */
 bool conversions_are_due(const struct cpu *cpu);
 bool conversions_run(void);
 void conversions_slice(struct cpu *cpu);
 void conversions_tick(struct cpu *cpu);
+void conversions_leave(struct cpu *cpu);
+
+/* hotplug.c; masks of those that are online afterwards */
+uint32_t cpus_offline(uint32_t mask);
+uint32_t cpus_online(uint32_t mask);
+void kexec(void);
 
 /* errands.c */
 struct errand {

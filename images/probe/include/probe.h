@@ -125,10 +125,12 @@ struct heartbeat_page {
 };
 extern struct heartbeat_page *heartbeat;
 extern uint64_t boot_id, boot_count;
+#define BOOT_MAGIC 0x31544f4f424d5643ull        /* "CVMBOOT1" */
 struct boot_page {
 	uint64_t magic, count, check;
 	uint64_t is_kexec, boot_id, kernels, variable, hypercalls;  /* what a kernel finds of the one before it */
 };
+extern bool is_kexec;                               /* another kernel started this one, no reset did */
 extern struct boot_page boot_page;                  /* first page after the image, see link.ld: no loader writes there */
 void heartbeat_init(void);
 void heartbeat_tick(struct cpu *cpu);               /* from the timer interrupt */

@@ -57,7 +57,7 @@ static bool any_work(void)
 
 	for (unsigned i = 0; i < cpu_count; i++)
 		working |= cpus[i].working;
-	return working;
+	return working || conversions_run();
 }
 
 static uint32_t fill(const uint8_t *payload, struct reply *reply)
@@ -239,6 +239,7 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 
 void command_finish(uint16_t code, const uint8_t *payload, uint32_t size)
 {
+	cvm_command_finish(code);
 	if (size != 4)
 		return;
 	if (code == CMD_CRASH)

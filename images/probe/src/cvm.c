@@ -2,6 +2,8 @@
 #include "confidential.h"
 
 #define CVM_MAGIC 0x31564347494d5643ull        /* "CVMIGCV1" */
+#define FLASH0_START 0xffc00000ull              /* where OVMF's code lies, up to 4 GiB */
+#define FLASH0_END 0x100000000ull
 #define MSR_MIGRATION_CONTROL 0x4b564d08u      /* Documentation/virt/kvm/x86/msr.rst */
 enum { HC_MAP_GPA_RANGE = 12, MIGRATION_READY = 1, LAYOUT = 1, ASSERT_VECTOR = 3 };
 
@@ -30,7 +32,7 @@ void cvm_take_memory(void)
 		return;
 	cvm_page = memory_take(sizeof *cvm_page);
 	*cvm_page = (struct cvm_page){
-		.magic = CVM_MAGIC, .layout = LAYOUT, .phase = PHASE_FIRMWARE, .root = arch_tables_root(),
+		.magic = CVM_MAGIC, .layout = LAYOUT, .phase = is_kexec ? PHASE_KERNEL : PHASE_FIRMWARE, .root = arch_tables_root(),
 		.cbit_mask = cvm.cbit_mask, .is_es = is_es(), .cpus = 1, .decrypted_start = (uint64_t)heartbeat,
 		.decrypted_end = (uint64_t)cvm_page + PAGE_SIZE,
 	};
@@ -131,12 +133,14 @@ void cvm_firmware(void)
 		return;
 	hypercall_init();
 	say_hello();
-	if (boot_page.is_kexec)
+	if (is_kexec)
 		return;
 	assert_feature();
 	firmware_ghcb();
 	share_in_tables(cvm_page->decrypted_start, (uint64_t)cvm_page + PAGE_SIZE, false);
 	tell(cvm_page->decrypted_start, (uint64_t)cvm_page + PAGE_SIZE, false);
+	if (has_fault(FAULT_FLASH0_SHARED))
+		tell(FLASH0_START, FLASH0_END, false);
 	boot_page.variable = offers_migration() && !has_fault(FAULT_VARIABLE_MISSING) ? VARIABLE_TRUE : VARIABLE_UNSET;
 	cvm_page->variable = (uint32_t)boot_page.variable;
 }
@@ -169,7 +173,7 @@ void cvm_kernel_begin(void)
 	cvm_page->variable = (uint32_t)boot_page.variable;
 	new_tables();
 	cvm_cpu_init(&cpus[0]);
-	if (!boot_page.is_kexec || !has_fault(FAULT_KEXEC_KEEPS_RANGES))
+	if (!is_kexec || !has_fault(FAULT_KEXEC_KEEPS_RANGES))
 		for (unsigned i = 0; i < ram.count; i++)
 			tell(ram.at[i].start, ram.at[i].end, true);
 	tell(cvm_page->decrypted_start, cvm_page->decrypted_end, false);

@@ -71,6 +71,67 @@ static uint32_t convert_range(const uint8_t *payload, struct reply *reply)
 	return OK;
 }
 
+static uint32_t convert_on(const uint8_t *payload, struct reply *reply)
+{
+	uint32_t shapes = get_u32(payload + 20);
+
+	if (!get_u32(payload)) {
+		reply_u64(reply, conversions_stop());
+		return OK;
+	}
+	if (!(shapes & 7))
+		return BAD_PAYLOAD;
+	conversions_start(get_u32(payload + 4), get_u64(payload + 8), get_u32(payload + 16), shapes, get_u64(payload + 24));
+	return OK;
+}
+
+static uint32_t run_errands(const uint8_t *payload, struct reply *reply)
+{
+	errands_run(get_u32(payload));
+	for (unsigned i = 0; i < cpu_count; i++) {
+		if (!(all_cpus() & 1u << i))
+			continue;
+		reply_u32(reply, i);
+		reply_put(reply, errand_of(i), sizeof *errand_of(i));
+	}
+	return OK;
+}
+
+/* There and back again: the way back sees whether what was written through the shared view shows. */
+static uint32_t look_for_stale(const uint8_t *payload, struct reply *reply)
+{
+	uint64_t gpa = get_u64(payload), before = cvm_page->counters[COUNT_STALE_BACKING], result;
+	uint32_t pages = get_u32(payload + 8), tested = 0;
+
+	if (!filled)
+		return NOT_FILLED;
+	for (; tested < pages; tested++, gpa += PAGE_SIZE)
+		if (convert(&cpus[0], gpa, PAGE_SIZE, 0, &result) || convert(&cpus[0], gpa, PAGE_SIZE, CONVERT_PRIVATE, &result))
+			break;
+	reply_u32(reply, tested);
+	reply_u32(reply, (uint32_t)(cvm_page->counters[COUNT_STALE_BACKING] - before));
+	return OK;
+}
+
+static uint32_t go_offline(const uint8_t *payload, struct reply *reply)
+{
+	reply_u32(reply, cpus_offline(get_u32(payload)));
+	return OK;
+}
+
+static uint32_t come_back(const uint8_t *payload, struct reply *reply)
+{
+	reply_u32(reply, cpus_online(get_u32(payload)));
+	return OK;
+}
+
+static uint32_t before_kexec(const uint8_t *payload, struct reply *reply)
+{
+	(void)payload;
+	(void)reply;
+	return cvm_page->phase == PHASE_KERNEL ? OK : NOT_NOW;
+}
+
 static uint32_t enter(const uint8_t *payload, struct reply *reply)
 {
 	(void)payload;
@@ -89,6 +150,10 @@ uint32_t cvm_command(uint16_t code, const uint8_t *payload, uint32_t size, struc
 	} command[] = {
 		[CMD_CVM - CMD_CVM] = { describe, 0 }, [CMD_MAP - CMD_CVM] = { walk, 4 },
 		[CMD_CONVERT - CMD_CVM] = { convert_range, 20 }, [CMD_ENTER_KERNEL - CMD_CVM] = { enter, 0 },
+		[CMD_CONVERSIONS - CMD_CVM] = { convert_on, 32 }, [CMD_KEXEC - CMD_CVM] = { before_kexec, 0 },
+		[CMD_OFFLINE - CMD_CVM] = { go_offline, 4 }, [CMD_ONLINE - CMD_CVM] = { come_back, 4 },
+		[CMD_ERRAND - CMD_CVM] = { run_errands, 4 },
+		[CMD_STALE - CMD_CVM] = { look_for_stale, 12 },
 	};
 	unsigned at = (unsigned)code - CMD_CVM;
 
@@ -97,4 +162,10 @@ uint32_t cvm_command(uint16_t code, const uint8_t *payload, uint32_t size, struc
 	if (size != command[at].size)
 		return BAD_PAYLOAD;
 	return command[at].run(payload, reply);
+}
+
+void cvm_command_finish(uint16_t code)
+{
+	if (code == CMD_KEXEC)
+		kexec();
 }

@@ -2,17 +2,19 @@
 #include "probe.h"
 
 #define HEARTBEAT_MAGIC 0x31424847494d5643ull  /* "CVMIGHB1" */
-#define BOOT_MAGIC 0x31544f4f424d5643ull       /* "CVMBOOT1" */
 
 struct heartbeat_page *heartbeat;
 uint64_t boot_id, boot_count;
+bool is_kexec;
 
 /* A reset counts a boot. A kernel that another one started finds the boot as it was. */
 static void count_boot(void)
 {
 	bool kept = boot_page.magic == BOOT_MAGIC && boot_page.check == ~boot_page.count;
 
-	if (kept && boot_page.is_kexec == BOOT_MAGIC)
+	is_kexec = kept && boot_page.is_kexec == BOOT_MAGIC;
+	boot_page.is_kexec = 0;
+	if (is_kexec)
 		return;
 	boot_count = kept ? boot_page.count + 1 : 1;
 	boot_page = (struct boot_page){

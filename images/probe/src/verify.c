@@ -18,7 +18,7 @@ static uint32_t free_cpus(unsigned *count)
 
 	*count = 0;
 	for (unsigned i = 0; i < cpu_count; i++)
-		if (!i || !cpus[i].canary.armed) {
+		if (!i || (cpus[i].online && !cpus[i].canary.armed)) {
 			mask |= 1u << i;
 			++*count;
 		}

@@ -121,7 +121,8 @@ void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uin
 {
 	uint64_t set = pages && pages < managed_pages ? pages : managed_pages;
 
-	run_on_cpus(mask & all_cpus(), rest);   /* a vCPU must not see its orders change amid a page */
+	mask &= all_cpus();
+	run_on_cpus(mask, rest);        /* a vCPU must not see its orders change amid a page */
 	for (unsigned i = 0; i < cpu_count; i++) {
 		struct work *work = &cpus[i].work;
 		uint64_t first = managed_pages * i / cpu_count, count = set * (i + 1) / cpu_count - set * i / cpu_count;

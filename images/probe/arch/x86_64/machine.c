@@ -20,10 +20,15 @@ struct memmap_entry {
 const uint32_t arch_id = ARCH_X86_64;
 uint64_t low_ram_end;
 static uint64_t rsdp_gpa;
+static void *start_info;
+
+extern char data_start[], data_end[], pristine_data[];
+void kexec_jump(void *boot_info);
 
 _Noreturn void x86_boot(void *boot_info);
 _Noreturn void x86_boot(void *boot_info)
 {
+	memcpy(pristine_data, data_start, (size_t)(data_end - data_start));
 	traps_init();
 	traps_load(0);
 	serial_init();
@@ -37,6 +42,7 @@ void arch_find_memory(void *boot_info)
 
 	if (info->magic != START_INFO_MAGIC)
 		console_line("no PVH start info at %x", (uint64_t)boot_info);
+	start_info = boot_info;
 	rsdp_gpa = info->rsdp;
 	settings_read((const char *)info->cmdline);
 	for (uint32_t i = 0; i < info->memmap_entries; i++, entry++) {
@@ -174,4 +180,9 @@ void arch_reset(void)
 	outb(0xcf9, 0x02);
 	outb(0xcf9, 0x06);
 	arch_halt();
+}
+
+void arch_kexec(void)
+{
+	kexec_jump(start_info);
 }

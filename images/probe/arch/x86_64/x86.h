@@ -55,6 +55,8 @@ void features_enable(void);
 /* machine.c: all that lies below it is RAM, even what the firmware keeps for itself; shootdown.c, vc.c */
 extern uint64_t low_ram_end;
 void shootdown_flush(struct cpu *cpu);
+void vc_handle(struct cpu *cpu, struct frame *frame);
+void vc_interrupted(struct cpu *cpu, const struct frame *frame);
 
 /* lapic.c, ioapic.c, serial.c, smp.c */
 void lapic_init(void);
