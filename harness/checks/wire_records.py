@@ -40,6 +40,11 @@ def check_records(records: SealedRecords, *, sealed_pages: int) -> tuple[Finding
     )
 
 
+def check_flags(records: SealedRecords) -> tuple[Finding, ...]:
+    """All that can be said of the records of an attempt that broke off: whether they were of this series at all."""
+    return tuple(_unknown_flags(records.unknown_flags))
+
+
 def check_coverage(
     records: SealedRecords, final: PageMap, addresses: AddressMap, *, in_flight: PageSet = NOTHING
 ) -> tuple[Finding, ...]:
