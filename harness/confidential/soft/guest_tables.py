@@ -2,7 +2,8 @@
 
 Tables are read from the memory backend, so the guest must not be encrypted for real. Format: Intel SDM vol. 3, 4.5, and
 AMD APM vol. 2, 15.34 for the C-bit, which is any bit that the processor ignores or takes away from the address. A guest
-may have written anything there: whatever makes no sense is *unknown*, never an error.
+may have written anything there: whatever makes no sense, and a leaf that maps another page than the one asked for, is
+*unknown*, never an error.
 """
 
 from __future__ import annotations
@@ -114,37 +115,40 @@ class GuestTables:
 
     def _descend(self, region: int) -> tuple[int, int]:
         """Of 2 MiB from gpa ``region << 21`` on: a View, or _TABLE and the RAM page of the table of leaves."""
-        region += self._base_region
+        mapped = region + self._base_region
         table = self._ram_page(self._root_gpa >> 12)
         for shift in (18, 9, 0):
             if table < 0:
                 return View.UNKNOWN, 0
-            entry = int(self._words[table * _ENTRIES + (region >> shift) % _ENTRIES])
+            entry = int(self._words[table * _ENTRIES + (mapped >> shift) % _ENTRIES])
             if not entry & PRESENT:
                 return View.UNKNOWN, 0
+            frame = (entry & self._address_mask) >> 12
             if entry & LARGE:
-                return (View.UNKNOWN if shift == 18 else self._view(entry)), 0
-            table = self._ram_page((entry & self._address_mask) >> 12)
+                if shift == 18 or frame >> 9 + shift != region >> shift:
+                    return View.UNKNOWN, 0
+                return (View.PRIVATE if entry & self._c_bit else View.SHARED), 0
+            table = self._ram_page(frame)
         return (_TABLE, table) if table >= 0 else (View.UNKNOWN, 0)
-
-    def _view(self, leaf: int) -> View:
-        return View.PRIVATE if leaf & self._c_bit else View.SHARED
 
     def _descend_all(self, regions: Pages) -> tuple[Views, Indexes]:
         """As :meth:`_descend`, for many."""
-        regions = regions + np.uint64(self._base_region)
+        mapped = regions + np.uint64(self._base_region)
         kinds = np.full(len(regions), _TABLE, dtype=np.uint8)
         tables = np.full(len(regions), self._ram_page(self._root_gpa >> 12), dtype=np.int64)
         for shift in (18, 9, 0):
             kinds[(kinds == _TABLE) & (tables < 0)] = View.UNKNOWN
-            index = ((regions >> np.uint64(shift)) % np.uint64(_ENTRIES)).astype(np.int64)
+            index = ((mapped >> np.uint64(shift)) % np.uint64(_ENTRIES)).astype(np.int64)
             entries = self._words[np.maximum(tables, 0) * _ENTRIES + index]
             is_open = kinds == _TABLE
             kinds[is_open & ((entries & PRESENT) == 0)] = View.UNKNOWN
             is_leaf = is_open & ((entries & PRESENT) != 0) & ((entries & LARGE) != 0)
-            leaf_kinds = View.UNKNOWN if shift == 18 else ((entries & np.uint64(self._c_bit)) != 0).astype(np.uint8)
+            frames = (entries & np.uint64(self._address_mask)) >> np.uint64(12)
+            leaf_kinds = ((entries & np.uint64(self._c_bit)) != 0).astype(np.uint8)
+            is_other = frames >> np.uint64(9 + shift) != regions >> np.uint64(shift)
+            leaf_kinds[is_other | (shift == 18)] = View.UNKNOWN
             kinds = np.where(is_leaf, leaf_kinds, kinds).astype(np.uint8)
-            tables = self._ram_pages((entries & np.uint64(self._address_mask)) >> np.uint64(12))
+            tables = self._ram_pages(frames)
         kinds[(kinds == _TABLE) & (tables < 0)] = View.UNKNOWN
         return kinds, tables
 
@@ -155,7 +159,9 @@ class GuestTables:
         index = tables[in_table] * _ENTRIES + (gfns[in_table] % np.uint64(_ENTRIES)).astype(np.int64)
         entries = self._words[index]
         views = ((entries & np.uint64(self._c_bit)) != 0).astype(np.uint8)
-        views[(entries & np.uint64(PRESENT)) == 0] = View.UNKNOWN
+        # One look at everything that has to be right: present, and the page itself.
+        wanted = gfns[in_table] << np.uint64(12) | np.uint64(PRESENT)
+        views[entries & np.uint64(self._address_mask | PRESENT) != wanted] = View.UNKNOWN
         kinds[in_table] = views
         return kinds
 
@@ -164,7 +170,7 @@ class GuestTables:
         for window in self._addresses.windows:
             ram_page = gfn - window.gfn + window.ram_page
             if window.gfn <= gfn < window.gfn + window.pages and ram_page < self._limit:
-                return ram_page
+                return -1 if self._addresses.unmapped and ram_page in self._addresses.unmapped else ram_page
         return -1
 
     def _ram_pages(self, gfns: Pages) -> Indexes:
@@ -173,6 +179,8 @@ class GuestTables:
             inside = (gfns >= window.gfn) & (gfns < window.gfn + window.pages)
             found[inside] = gfns[inside].astype(np.int64) - window.gfn + window.ram_page
         found[found >= self._limit] = -1
+        if self._addresses.unmapped:
+            found[self._addresses.unmapped.holds(np.maximum(found, 0).astype(np.uint64))] = -1
         return found
 
 

@@ -346,14 +346,13 @@ class VmProtection:
         return True if said is None else said
 
     def _read(self, gpa: int) -> bytes | None:
-        """A page as the host reads it; the frame at *gpa*."""
+        """The page at *gpa* as the host's CPU reads it, whatever its list says of it; None where no RAM is."""
         spans = self._addresses.ram_spans(gpa >> 12, (gpa >> 12) + 1)
         if not spans:
             return None
         ram_pages = np.array([spans[0][0]], dtype=np.uint64)
         content = self._views.now(ram_pages)
-        is_readable = self._list.is_shared(ram_pages)[0] and self._look(ram_pages)[0] != View.PRIVATE
-        if not is_readable and self._guest.exists:
+        if self._look(ram_pages)[0] == View.PRIVATE and self._guest.exists:
             content = encrypted(self._guest.memory, ram_pages, content)
         return content.tobytes()
 
