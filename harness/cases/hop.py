@@ -11,6 +11,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 
 from harness.cases.faults import HostFault
+from harness.cases.judge_protection import (
+    begin_crossing,
+    give_up,
+    judge_arrival,
+    judge_conversions,
+    judge_crossing,
+    settle,
+)
 from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import CaseOverError, Guest, Stage, machine_of, read_clock
@@ -63,6 +71,7 @@ async def move(
     destination = destination or await start_destination(stage, settings, number)
     source, notebook = guest.vm, stage.notebook
     plan = settings.migration()
+    crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
     await prepare(source, plan, deadline=stage.deadline)
     async with open_wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
@@ -80,15 +89,23 @@ async def move(
             midway=_sabotage(stage, source, destination),
         )
         notebook.has_moved = True
+        if crossing and not moved.completed:
+            await give_up(stage, crossing, wire.sealed, moved)
         await _note_move(stage, wire, moved, source, destination, number)
         at_stop = beats_of(guest, source)
         _judge_load(stage, settings, moved, written=at_stop.pages_written - before.pages_written)
+        if crossing and wire.sealed:
+            judge_conversions(stage, crossing, wire.sealed, settings.protection)
+            await asyncio.to_thread(settle, crossing)
+            judge_crossing(stage, guest, crossing, wire.sealed)
         await judge_state(stage, guest, destination, wire, number=number, is_last=is_last)
     guest.probe.attach(*destination.channel)
     arrived = replace(guest, vm=destination)
     stopping = asyncio.create_task(stop_work(stage, arrived)) if is_last else None
     try:
         await let_run(stage, guest, destination)
+        if crossing and wire.sealed:
+            await judge_arrival(stage, arrived, crossing, wire.sealed)
         if stopping:
             await stopping
     finally:

@@ -14,6 +14,8 @@ from harness.model.page_set import PageSet, points_of
 GUEST_SIDE = (Witness.GUEST_TABLES, Witness.HOST_WALK)
 """Both read the guest's page tables."""
 
+_BEHIND = (*GUEST_SIDE, Witness.STREAM)
+"""Who cannot be held to anything of a page that is being converted."""
 _UNKNOWN = 2
 
 
@@ -46,14 +48,15 @@ class MapEvidence:
     """The destination's map of an earlier hop, if it had one."""
     in_flight: PageSet = field(default_factory=PageSet.empty)
     """RAM pages that the guest was converting when it was stopped: its page tables and the hypercall change one after
-    the other, so there its tables may be ahead of the host or behind it."""
+    the other, so there its tables may be ahead of the host or behind it; and a page is written anew, and so sent as what
+    it has become, only when both are done."""
 
     def settled_views(self) -> tuple[MapView, ...]:
-        """The views, those of the guest's tables without what is in flight."""
+        """The views, those of the guest's tables and of the stream without what is in flight."""
         if not self.in_flight:
             return self.views
         return tuple(
-            replace(view, knows=view.known - self.in_flight) if view.witness in GUEST_SIDE else view
+            replace(view, knows=view.known - self.in_flight) if view.witness in _BEHIND else view
             for view in self.views
         )
 
