@@ -85,6 +85,8 @@ def test_b32_a_flag_of_another_tree_is_told_with_its_name() -> None:
 def test_b33_a_full_window_is_suspected_where_packets_are_lost() -> None:
     (found,) = check_records(replace(CLEAN, pages=129), sealed_pages=130)
     assert "B33: 1 windows were full" in found.remedy
+    (found,) = check_records(replace(CLEAN, pages=129, batches=(WINDOW_PAGES - 1, WINDOW_PAGES - 2)), sealed_pages=130)
+    assert "B33: 1 windows were full" in found.remedy
     (found,) = check_records(replace(CLEAN, pages=129, batches=()), sealed_pages=130)
     assert found.remedy == ""
 
@@ -114,6 +116,8 @@ def test_private_content_in_the_clear_is_told_with_its_place() -> None:
     assert (found.check, found.kind) == ("wire/secrecy", "clear-page")
     assert found.where.startswith("gpa 0x0-0xfff, 0x2000-0x2fff")
     assert found.where.endswith("and 2 ranges more")
+    (found,) = check_secrecy(replace(CLEAN, clear_private_pages=4, clear_private_ranges=ranges[:4]))
+    assert found.where.endswith("0x6000-0x6fff")
     (found,) = check_secrecy(replace(CLEAN, clear_private_pages=1))
     assert found.where == "main memory"
 
@@ -122,10 +126,13 @@ def test_a_readable_register_is_told() -> None:
     (found,) = check_secrecy(replace(CLEAN, clear_registers=tuple(f"cpu/0 env.regs[{n}]" for n in range(6))))
     assert (found.kind, found.verdict) == ("clear-register", Verdict.FAIL)
     assert found.where.endswith("env.regs[3] and 2 more")
+    (found,) = check_secrecy(replace(CLEAN, clear_registers=tuple(f"cpu/0 env.regs[{n}]" for n in range(4))))
+    assert found.where.endswith("env.regs[3]")
 
 
 def test_a_case_that_converted_nothing_proves_nothing() -> None:
     assert check_converted(ConversionsInMove(to_shared=3, to_private=2, of_sent_pages=1)) == ()
+    assert check_converted(ConversionsInMove(to_shared=2, to_private=2, of_sent_pages=1), at_least=2) == ()
     assert len(check_converted(ConversionsInMove(to_shared=3, to_private=0, of_sent_pages=1))) == 1
     assert len(check_converted(ConversionsInMove(to_shared=3, to_private=2, of_sent_pages=9), at_least=3)) == 1
     found = check_converted(ConversionsInMove(to_shared=0, to_private=0, of_sent_pages=0))
