@@ -95,7 +95,7 @@ class MemoryViews:
         is_old = (lines == before.reshape(lines.shape)).all(axis=2)
         hidden = encrypted(cipher, ram_pages[rows], before).reshape(lines.shape)
         changed[rows] = np.where(is_old[:, :, None], hidden, lines).reshape(-1, PAGE_SIZE)
-        self._unsure.update(ram_pages[rows].tolist())
+        self._unsure.update(ram_pages[rows[is_old.any(axis=1)]].tolist())
 
     def _note(self, ram_pages: Pages, is_unsure: Flags) -> None:
         if self._unsure:

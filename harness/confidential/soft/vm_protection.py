@@ -165,6 +165,11 @@ class VmProtection:
                 self._ram, self._addresses, root_gpa=whereabouts.tables_gpa, c_bit=self._options.c_bit
             )
 
+    @property
+    def addresses(self) -> AddressMap:
+        """Where main memory lies."""
+        return self._addresses
+
     def truth(self, ram_pages: Pages) -> NDArray[np.bool_]:
         """Which pages the guest's tables call private; unmapped ones count as private."""
         is_shared: NDArray[np.bool_] = self._look(ram_pages) == View.SHARED

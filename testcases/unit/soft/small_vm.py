@@ -22,6 +22,7 @@ from harness.confidential.soft.hypercalls import (
 from harness.confidential.soft.options import SOFT_C_BIT, HostOptions
 from harness.confidential.soft.platform import SoftPlatform
 from harness.confidential.soft.vm_protection import VmProtection
+from harness.confidential.soft.whereabouts import CVM_MAGIC
 from harness.model.address_map import AddressMap, Window
 from harness.model.memory import PAGE_SIZE
 from harness.model.page_set import PageSet
@@ -131,6 +132,13 @@ class SmallVm:
         """As Linux: the tables, then the hypercall."""
         self.memory.map(ram_page, ram_page + count, private=private)
         return self.tell(ram_page, count, private=private)
+
+    def note_conversion(self, *, step: int, vcpu: int = 0) -> None:
+        """In the cvm page, as the guest keeps it."""
+        at = CVM * PAGE_SIZE
+        self.memory.map(CVM, CVM + 1, private=False)
+        record = CVM_MAGIC + bytes(504 + 64 * vcpu) + struct.pack("<QQII", 0, 0, 0, step)
+        self.memory.ram[at : at + len(record)] = np.frombuffer(record, dtype=np.uint8)
 
     def ready(self, value: int = 1) -> HypercallReply:
         return self.ask(Operation.WRMSR, rcx=MSR_MIGRATION_CONTROL, rax=value)
