@@ -53,6 +53,8 @@ from harness.vm.commandline import RAM_ID
 
 _CLEAR_SHARE = 64
 """PRIVATE_IN_CLEAR strikes one page in so many."""
+_SCALED_PAGES = 64
+"""Windows under WINDOW_LOSES_EDGE: a small guest on a slow wire never fills one of 4094 before a section ends."""
 _WAITING_BYTES = 8 << 20
 """So much of shared pages waits for a window's end; then the window ends."""
 _OTHER_FLAG = 0x200
@@ -79,8 +81,8 @@ class Sealer:
         self._stop = stop
         self._faults = faults
         self._main = main
-        lost = 1 if SoftFault.WINDOW_LOSES_EDGE in faults else 0
-        self._batch = Batch(window_pages - lost)
+        loses_edge = SoftFault.WINDOW_LOSES_EDGE in faults
+        self._batch = Batch(min(window_pages, _SCALED_PAGES) - 1 if loses_edge else window_pages)
         self._behind: Buffers = []
         self._rows = RowMemory(RUN)
         self._contents: Pages = np.empty((0, PAGE_SIZE), dtype=np.uint8)
