@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from harness.guest.cvm_page import parse_cvm_page
+from harness.guest.lines import SHARED_SEED
 from harness.guest.probe import Probe
 from harness.guest.protocol import ALL_VCPUS, Command, Ready
 from harness.model.cvm_guest import ConversionReply, ConversionStatus, CvmGuest, Shapes
@@ -13,8 +14,7 @@ from harness.model.errors import ProtocolError
 from harness.model.memory import GpaRange
 from harness.model.protection import VcpuErrands
 
-SHARED_SEED = 0x5348415245442121
-"""A shared page carries the pattern of ``seed ^ SHARED_SEED``, so every line says through which view it was written."""
+__all__ = ["ALL_SHAPES", "SHARED_SEED", "ConfidentialProbe"]
 
 ALL_SHAPES = Shapes.PAGE | Shapes.LARGE | Shapes.ODD
 _PRIVATE = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +25,7 @@ from harness.guest.probe import Probe
 from harness.model.address_map import AddressMap
 from harness.model.guest import GuestDescription, RamLayout
 from harness.model.live_page_map import LivePageMap
-from harness.model.memory import GpaRange
+from harness.model.memory import PAGE_SIZE, GpaRange, coalesce
 from harness.model.page_map import Conversion, PageMap
 
 BOTH = FEATURE_HC_MAP_GPA_RANGE | FEATURE_MIGRATION_CONTROL
@@ -78,6 +80,38 @@ class Host:
             Operation.VMGEXIT: self._vmgexit,
         }
         return operations[request.operation](request)
+
+    def walk(self) -> tuple[GpaRange, ...]:
+        """What is shared by the guest's page tables, read where they lie."""
+        assert self.hello is not None
+        pages: list[int] = []
+        self._walk(self.hello.rbx, 0, 1 << 39, self.hello.rcx, pages)
+        spans = coalesce(pages)
+        return tuple(span for span in spans if self._has_ram(span.start))
+
+    def _walk(self, table: int, first: int, step: int, c_bit: int, pages: list[int]) -> None:
+        at = self.layout.gpa_to_ram(table)
+        for index, entry in enumerate(struct.unpack_from("<512Q", self.ram, at)):
+            gpa = first + index * step
+            if not entry & 1 or not any(self._has_ram(gpa + step * part // 512) for part in range(512)):
+                continue
+            if step > PAGE_SIZE and not entry & 1 << 7:
+                self._walk(entry & 0x000FFFFFFFFFF000, gpa, step // 512, c_bit, pages)
+            elif not entry & c_bit:
+                pages += range(gpa, gpa + step, PAGE_SIZE)
+
+    def _has_ram(self, gpa: int) -> bool:
+        try:
+            self.layout.gpa_to_ram(gpa)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def hello_gpa(self) -> int:
+        """Where the guest says that its cvm page is."""
+        assert self.hello is not None
+        return self.hello.rax
 
     def writes(self, msr: int) -> list[HypercallRequest]:
         """Who wrote *msr*, and what: directly, or through a GHCB."""
@@ -142,11 +176,35 @@ class Host:
         return int.from_bytes(self.ram[ghcb + offset : ghcb + offset + 8], "little")
 
 
+class LossyPort:
+    """The server's end of the port; some of what it sends gets lost on the way."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.to_lose = self.lost = 0
+
+    def setblocking(self, flag: bool) -> None:
+        self._sock.setblocking(flag)
+
+    def shutdown(self, how: int) -> None:
+        self._sock.shutdown(how)
+
+    def recv(self, size: int, flags: int) -> bytes:
+        return self._sock.recv(size, flags)
+
+    def send(self, data: bytes, flags: int) -> int:
+        if self.to_lose:
+            self.to_lose, self.lost = self.to_lose - 1, self.lost + 1
+            return len(data)
+        return self._sock.send(data, flags)
+
+
 @dataclass(slots=True, kw_only=True)
 class Protected:
     vm: Any
     host: Host
     server: HypercallServer
+    port: LossyPort
     probe: Probe
     cvm: ConfidentialProbe
 
@@ -163,11 +221,12 @@ async def protected(
     options = ("-append", words, *options)
     async with lab.vm(*options, vcpus=vcpus, memory_mib=memory_mib, below_4g_mib=below) as vm:
         host = Host(ram=vm.ram, layout=vm.layout, **more)
-        server = HypercallServer(vm.hypercalls, host.answer)
+        port: Any = LossyPort(vm.hypercalls)
+        server = HypercallServer(port, host.answer)
         server.start()
         probe = Probe(*vm.channel)
         try:
-            yield Protected(vm=vm, host=host, server=server, probe=probe, cvm=ConfidentialProbe(probe))
+            yield Protected(vm=vm, host=host, server=server, port=port, probe=probe, cvm=ConfidentialProbe(probe))
             assert server.error is None, server.error
         finally:
             server.stop()

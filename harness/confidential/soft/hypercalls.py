@@ -110,6 +110,11 @@ class RequestReader:
         self.garbage_bytes = 0
         """Bytes that belonged to no valid request."""
 
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes complete the request that has begun to come in."""
+        return REQUEST_BYTES - len(self._buffer)
+
     def feed(self, data: bytes) -> list[HypercallRequest]:
         """The requests that *data* completes."""
         self._buffer += data

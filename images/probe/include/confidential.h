@@ -36,6 +36,13 @@ struct answer {
 void hypercall_init(void);
 void hypercall(struct cpu *cpu, uint8_t op, const struct registers *registers, struct answer *answer);
 
+/* sleepers.c: vCPUs that wait for a lock, asleep until they are kicked, or until the next timer interrupt at the latest. */
+void sleepers_add(uint32_t *mask, unsigned cpu);
+void sleepers_remove(uint32_t *mask, unsigned cpu);
+void sleepers_wake(uint32_t *mask, unsigned most);
+void ledger_wait(void);                             /* somebody has this page for long */
+void ledger_wake(void);
+
 /* cvm.c: the page that the host reads, the phases of the boot, the handshake about migration. */
 enum { PHASE_FIRMWARE = 1, PHASE_KERNEL = 2 };
 enum { VARIABLE_UNSET = 0, VARIABLE_FALSE = 1, VARIABLE_TRUE = 2 };
@@ -117,6 +124,7 @@ void enter_kernel(void);
 
 /* What the architecture gives; weak.c has what an architecture without protection does. */
 uint64_t arch_irq_save(void);
+bool arch_irq_was_on(uint64_t flags);
 void arch_irq_restore(uint64_t flags);
 void arch_hypercall_open(void);
 void arch_hypercall_put(const void *bytes, size_t size);
@@ -130,7 +138,8 @@ void arch_tables_set(uint64_t start, uint64_t end, bool private);
 void arch_tables_undo(uint64_t start, uint64_t end);
 void arch_tables_settle(uint64_t start, uint64_t end);
 void arch_tables_walk(void (*shared)(void *state, uint64_t start, uint64_t end), void *state);
-void arch_flush_everywhere(void);
+void arch_tables_have_changed(void);
+void arch_tables_catch_up(void);                    /* before the calling vCPU uses a translation again */
 void arch_errand_send(unsigned cpu);
 bool arch_ghcb_register(struct cpu *cpu, uint64_t gpa);
 uint64_t arch_vc_vmmcall(struct cpu *cpu, const struct registers *registers, struct answer *answer);

@@ -226,6 +226,7 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 		[CMD_BENCH] = { measure, 16 },
 	};
 
+	arch_tables_catch_up();
 	if (code >= CMD_CVM)
 		return cvm_command(code, payload, size, reply);
 	if (code == CMD_WRITE)

@@ -103,6 +103,7 @@ static void unlock_pages(const struct job *job, bool rewritten)
 			beat->written++;
 		ledger_unlock(job->first_page + i, generation + rewritten);
 	}
+	ledger_wake();
 }
 
 static bool any_leaked(const struct job *job)
@@ -116,9 +117,7 @@ static bool any_leaked(const struct job *job)
 static void change_tables(const struct job *job)
 {
 	arch_tables_set(job->start, job->end, job->private);
-	/* A C-bit that a TLB still has would send a store through the old view; on silicon that is garbage in the new one.
-	 * TCG ignores the bit, but nothing else here may rely on that. */
-	arch_flush_everywhere();
+	arch_tables_have_changed();
 }
 
 /* What DRAM looks like through the other view: the platform says how, silicon would do it by itself. */
@@ -187,7 +186,7 @@ static void give_up(const struct job *job, bool hypercall_first)
 	}
 	if (!hypercall_first) {
 		arch_tables_undo(job->start, job->end);
-		arch_flush_everywhere();
+		arch_tables_have_changed();
 	}
 	leak(job->start, job->end);
 	unlock_pages(job, false);

@@ -77,7 +77,7 @@ static void share_in_tables(uint64_t start, uint64_t end, bool private)
 {
 	arch_tables_set(start, end, private);
 	arch_tables_settle(start, end);
-	arch_flush_everywhere();
+	arch_tables_have_changed();
 }
 
 /* Firmware and early kernel do not look at the result, as OVMF and Linux do not. */

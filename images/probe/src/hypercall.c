@@ -22,7 +22,7 @@ struct reply_frame {
 _Static_assert(sizeof(struct request) == 64, "PROTOCOL.md");
 _Static_assert(sizeof(struct reply_frame) == 32, "PROTOCOL.md");
 
-static uint32_t busy;
+static uint32_t busy, sleepers;
 static uint64_t resend_ticks;
 static uint8_t input[sizeof(struct reply_frame)];
 static uint32_t input_size;
@@ -82,23 +82,43 @@ static bool wait(uint32_t seq, struct answer *answer)
 	return false;
 }
 
-/* Whoever waits for its turn keeps taking interrupts, if it may. */
-static uint64_t lock(void)
+static bool try_lock(void)
+{
+	return !__atomic_exchange_n(&busy, 1, __ATOMIC_ACQUIRE);
+}
+
+/* Who waits for its turn sleeps if it may: vCPUs that spin take the host's processors from the one that is served. */
+static uint64_t lock(struct cpu *cpu)
 {
 	for (;;) {
 		uint64_t flags = arch_irq_save();
 
-		if (!__atomic_exchange_n(&busy, 1, __ATOMIC_ACQUIRE))
+		if (try_lock())
 			return flags;
-		arch_irq_restore(flags);
-		arch_relax();
+		if (!arch_irq_was_on(flags)) {
+			arch_relax();
+			continue;
+		}
+		sleepers_add(&sleepers, cpu->index);
+		if (try_lock()) {
+			sleepers_remove(&sleepers, cpu->index);
+			return flags;
+		}
+		arch_wait_for_irq();
 	}
+}
+
+static void unlock(uint64_t flags)
+{
+	__atomic_store_n(&busy, 0, __ATOMIC_RELEASE);
+	sleepers_wake(&sleepers, 1);
+	arch_irq_restore(flags);
 }
 
 void hypercall(struct cpu *cpu, uint8_t op, const struct registers *registers, struct answer *answer)
 {
 	struct request request = { .magic = REQUEST_MAGIC, .version = VERSION, .op = op };
-	uint64_t flags = lock();
+	uint64_t flags = lock(cpu);
 
 	request.vcpu = (uint8_t)cpu->index;
 	request.seq = (uint32_t)++boot_page.hypercalls;
@@ -113,6 +133,5 @@ void hypercall(struct cpu *cpu, uint8_t op, const struct registers *registers, s
 		if (tries == RESENDS_TO_COMPLAIN)
 			console_line("no host answers hypercall %u", (uint64_t)op);
 	}
-	__atomic_store_n(&busy, 0, __ATOMIC_RELEASE);
-	arch_irq_restore(flags);
+	unlock(flags);
 }

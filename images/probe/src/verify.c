@@ -49,6 +49,7 @@ static void fill_share(struct cpu *cpu)
 {
 	struct share *mine = &share[cpu->index];
 
+	arch_tables_catch_up();
 	for (uint64_t page = mine->first; page < mine->end; page++) {
 		uint64_t gpa = memory_page_gpa(page);
 
@@ -89,6 +90,7 @@ static void verify_share(struct cpu *cpu)
 	struct share *mine = &share[cpu->index];
 	struct verify_result *result = &mine->result;
 
+	arch_tables_catch_up();
 	memset(result, 0, sizeof *result);
 	for (uint64_t page = mine->first; page < mine->end; page++) {
 		uint32_t generation = ledger[page] & ~LEDGER_LOCK;

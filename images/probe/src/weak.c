@@ -4,6 +4,7 @@
 #define WEAK __attribute__((weak))
 
 WEAK uint64_t arch_irq_save(void) { return 0; }
+WEAK bool arch_irq_was_on(uint64_t flags) { (void)flags; return false; }
 WEAK void arch_irq_restore(uint64_t flags) { (void)flags; }
 WEAK void arch_hypercall_open(void) { }
 WEAK void arch_hypercall_put(const void *bytes, size_t size) { (void)bytes, (void)size; }
@@ -17,7 +18,8 @@ WEAK void arch_tables_set(uint64_t start, uint64_t end, bool private) { (void)st
 WEAK void arch_tables_undo(uint64_t start, uint64_t end) { (void)start, (void)end; }
 WEAK void arch_tables_settle(uint64_t start, uint64_t end) { (void)start, (void)end; }
 WEAK void arch_tables_walk(void (*shared)(void *, uint64_t, uint64_t), void *state) { (void)shared, (void)state; }
-WEAK void arch_flush_everywhere(void) { arch_flush_tlb(); }
+WEAK void arch_tables_have_changed(void) { }
+WEAK void arch_tables_catch_up(void) { }
 WEAK void arch_errand_send(unsigned cpu) { (void)cpu; }
 WEAK bool arch_ghcb_register(struct cpu *cpu, uint64_t gpa) { (void)cpu, (void)gpa; return false; }
 WEAK uint64_t arch_vc_vmmcall(struct cpu *cpu, const struct registers *registers, struct answer *answer)

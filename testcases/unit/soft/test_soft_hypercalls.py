@@ -88,7 +88,7 @@ class Desk:
 
     def _handle(self, request: HypercallRequest) -> HypercallReply:
         if request.rax == 0xBAD:
-            raise RuntimeError("the handler fell over")
+            raise OSError("the handler fell over")
         self.handled.append(request)
         return HypercallReply(value=len(self.handled))
 
@@ -143,8 +143,9 @@ def test_stop_ends_the_thread_and_may_be_called_again(desk: Desk) -> None:
     desk.ask(REQUEST)
     desk.server.stop()
     desk.server.stop()
-    desk.guest.sendall(replace(REQUEST, seq=8).encode())
-    assert len(desk.handled) == 1
+    desk.server.join(0)
+    assert desk.guest.recv(1) == b""
+    assert (desk.handled, desk.server.error) == ([REQUEST], None)
 
 
 def test_a_server_that_was_never_started_can_be_stopped() -> None:
@@ -163,4 +164,4 @@ def test_a_hang_up_ends_the_thread_without_error(desk: Desk) -> None:
 def test_what_the_handler_stumbles_over_is_kept_for_the_owner(desk: Desk) -> None:
     desk.guest.sendall(replace(REQUEST, rax=0xBAD).encode())
     desk.server.join(5.0)
-    assert isinstance(desk.server.error, RuntimeError)
+    assert isinstance(desk.server.error, OSError)

@@ -99,6 +99,11 @@ uint64_t arch_irq_save(void)
 	return flags;
 }
 
+bool arch_irq_was_on(uint64_t flags)
+{
+	return flags & 0x200;
+}
+
 void arch_irq_restore(uint64_t flags)
 {
 	__asm__ volatile("push %0; popfq" : : "r"(flags) : "memory", "cc");

@@ -86,8 +86,6 @@ void trap(struct frame *frame)
 		if (!cpu->index)
 			arch_channel_poll();
 	}
-	if (frame->vector == VECTOR_FLUSH)
-		shootdown_flush(cpu);
 	if (frame->vector == VECTOR_CHANNEL)
 		serial_interrupt();
 	if (frame->vector == VECTOR_ERRAND)
