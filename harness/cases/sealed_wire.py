@@ -58,7 +58,6 @@ async def open_sealed_wire(
             arriving.protection,
             listen=listen("host"),
             connect=Endpoint.parse(uri),
-            soft_faults=shield.faults,
             private_seed=stage.seed.sub("pattern"),
         ) as behind,
         open_source_side(

@@ -7,6 +7,7 @@ content as the guest will see it, and the device sections with the registers bac
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
@@ -29,7 +30,7 @@ from harness.migration.sealed.records import (
     VcpuPacket,
 )
 from harness.migration.sealed.tap import Tap
-from harness.migration.sealed.vcpu_state import forget_auxiliary, restore
+from harness.migration.sealed.vcpu_state import auxiliary, forget_auxiliary, restore
 from harness.migration.stream import elements
 from harness.migration.stream.elements import Element, Tail, TailPiece, VendorRecords
 from harness.migration.stream.format import FLAG_CONTINUE
@@ -57,12 +58,10 @@ class Opener:
         guest: IncomingGuest,
         *,
         tap: Tap,
-        faults: frozenset[SoftFault] = frozenset(),
         main: str = RAM_ID,
     ) -> None:
         self._guest = guest
         self._tap = tap
-        self._faults = faults
         self._main = main
         self._batch = 0
         self._rows = RowMemory(DATA)
@@ -192,11 +191,14 @@ class Opener:
             self._registers[entry.vcpu] += page
 
     def _sections(self, tail: Tail) -> bytes:
-        sections = restore(tail, {vcpu: bytes(pages) for vcpu, pages in self._registers.items()})
-        if SoftFault.AUX_NOT_RESTORED not in self._faults:
-            return sections
-        self.struck[SoftFault.AUX_NOT_RESTORED] += 1
-        return forget_auxiliary(tail, sections)
+        registers = {vcpu: bytes(pages) for vcpu, pages in self._registers.items()}
+        sections = restore(tail, registers)
+        if not self._guest.restores_aux:
+            self.struck[SoftFault.AUX_NOT_RESTORED] += 1
+            sections = forget_auxiliary(tail, sections)
+        for vcpu, aux in auxiliary(replace(tail, data=sections)).items():
+            self._guest.note_vcpu(vcpu, aux=aux, vmsa=registers.get(vcpu, b""))
+        return sections
 
     def _expect(self, stage: _Stage, element: elements.RamPages | VendorRecords) -> None:
         if self._stage is not stage:

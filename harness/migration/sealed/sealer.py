@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.confidential.soft.guest_context import SendSession, SendTarget
+from harness.confidential.soft.outgoing import QemuAbortError
 from harness.confidential.soft.packets import PacketRun
 from harness.confidential.soft.ring_buffer import WINDOW_PAGES
 from harness.confidential.soft.status import CommandRefusedError
@@ -39,7 +40,7 @@ from harness.migration.sealed.records import (
     list_record,
     page_rows,
 )
-from harness.migration.sealed.vcpu_state import strip
+from harness.migration.sealed.vcpu_state import auxiliary, strip
 from harness.migration.stream import elements
 from harness.migration.stream.elements import Element, Opaque, RamMark, SectionHead, Tail, TailPiece
 from harness.migration.stream.format import FLAG_CONTINUE, SectionType
@@ -91,6 +92,8 @@ class Sealer:
         self._is_final = False
         self._held: Buffers | None = None
         self._clear_residue = seed.rng("sealed", SoftFault.PRIVATE_IN_CLEAR).randrange(_CLEAR_SHARE)
+        self.abort = ""
+        """Why QEMU of the series would have aborted; its driver has to end it then."""
         self.refusals: list[Refusal] = []
         """Why the connection ended, when a command was refused."""
         self.struck: Counter[SoftFault] = Counter()
@@ -115,6 +118,9 @@ class Sealer:
         except CommandRefusedError as refusal:
             self.refusals.append(Refusal(is_source=True, status=refusal.status, reason=str(refusal)))
             raise EditorRefusedError(f"the source's secure processor refused: {refusal}") from refusal
+        except QemuAbortError as abort:
+            self.abort = str(abort)
+            raise EditorRefusedError(f"QEMU of the series aborts: {abort}") from abort
 
     def _edit(self, element: Element) -> Buffers:
         match element:
@@ -146,10 +152,17 @@ class Sealer:
 
     def _main_memory(self, pages: elements.RamPages) -> Buffers:
         ram_pages = ram_pages_of(pages)
-        is_private = self._guest.is_private(ram_pages)
-        is_clear = self._clear(ram_pages, is_private)
         contents = self._room(len(ram_pages))
         contents_of(pages, contents)
+        is_kept = ~self._guest.forgotten(ram_pages)
+        if not is_kept.all():
+            self.struck[SoftFault.DIRTY_FORGOTTEN] += int((~is_kept).sum())
+            ram_pages, contents = ram_pages[is_kept], contents[is_kept]
+        return self._send(ram_pages, contents)
+
+    def _send(self, ram_pages: RamPages, contents: Pages) -> Buffers:
+        is_private = self._guest.is_private(ram_pages)
+        is_clear = self._clear(ram_pages, is_private)
         buffers = self._private(ram_pages, contents, is_private & ~is_clear)
         if not is_private.all():
             shared = ~is_private
@@ -260,7 +273,9 @@ class Sealer:
         return named(pages.block, [pages.raw]) if must_name else [pages.raw]
 
     def _end_of_ram(self, mark: RamMark) -> Buffers:
-        buffers = self._end_batch()
+        unsure = self._guest.unsure_pages()
+        buffers = self._send(unsure, self._guest.contents_of(unsure)) if len(unsure) else []
+        buffers += self._end_batch()
         shared = self._guest.shared_list()
         if shared is None:
             self.struck[SoftFault.LIST_NOT_SENT] += 1
@@ -275,6 +290,8 @@ class Sealer:
         if self._held is None:
             raise StreamError("device sections before the end of RAM", offset=tail.offset)
         sections, registers = strip(tail)
+        for vcpu, aux in auxiliary(tail).items():
+            self._guest.note_vcpu(vcpu, aux=aux, vmsa=registers.get(vcpu, b""))
         return [self._cpu_state(registers), *self._held, sections]
 
     def _cpu_state(self, registers: dict[int, bytes]) -> bytes:

@@ -126,7 +126,6 @@ async def open_destination_side(
     *,
     listen: Endpoint,
     connect: Endpoint,
-    soft_faults: frozenset[SoftFault] = frozenset(),
     private_seed: int | None = None,
     record: Path | None = None,
 ) -> AsyncIterator[DestinationSide]:
@@ -135,6 +134,6 @@ async def open_destination_side(
     *private_seed*: see Tap. Raises SetupError as Relay.
     """
     parser, tap = sealed_parser(), Tap(private_seed=private_seed)
-    opener = Opener(guest, tap=tap, faults=soft_faults)
+    opener = Opener(guest, tap=tap)
     async with Relay(listen, connect, record=record, editor=opener, parser=parser) as relay:
         yield DestinationSide(uri=relay.listen.uri, relay=relay, opener=opener, tap=tap, parser=parser)
