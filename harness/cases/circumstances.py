@@ -54,6 +54,11 @@ class ProtectedCaseSettings(CancelSettings):
         """As the circumstance firmware asks."""
         return Circumstance.FIRMWARE in self.circumstances
 
+    @property
+    def reboots(self) -> bool:
+        """As the circumstance reset asks."""
+        return Circumstance.RESET in self.circumstances
+
     def has(self, circumstance: Circumstance) -> bool:
         """Whether it is to happen."""
         return circumstance in self.circumstances

@@ -42,9 +42,8 @@ async def start_destination(stage: Stage, settings: MigrationCaseSettings, numbe
     """Start the VM that hop *number* (from 0) goes to, and prepare it: the two binaries take turns."""
     features = stage.binaries.source if number % 2 else stage.binaries.destination
     role = "dst" if number == 0 else f"dst{number + 1}"
-    spec = replace(
-        machine_of(stage.request, stage.binaries.accel), reboots=HostFault.RESET_DESTINATION in stage.faults.host
-    )
+    machine = machine_of(stage.request, stage.binaries.accel)
+    spec = replace(machine, reboots=machine.reboots or HostFault.RESET_DESTINATION in stage.faults.host)
     if stage.strikes(HostFault.OTHER_MACHINE):
         spec = replace(spec, machine=_another_machine(spec.machine, features.machines))
     vm = await stage.start(role, incoming=True, features=features, spec=spec)

@@ -25,6 +25,7 @@ from harness.checks import (
 from harness.checks.handshake import CHECK as HANDSHAKE
 from harness.checks.handshake import check_handshake
 from harness.checks.page_map import HYPERCALLS, LIST, VIEWS, check_hypercalls, check_shared_list, check_views
+from harness.checks.precondition import check_fault_applied
 from harness.checks.protection_preconditions import check_around_hole, check_both_kinds, check_converted
 from harness.confidential.soft.status import CommandRefusedError
 from harness.guest.cvm_page import read_cvm_page
@@ -106,6 +107,7 @@ def judge_given_up(stage: Stage, crossing: Crossing, wire: SealedWire | None, en
     notebook.judge(session_packets.CHECK, session_packets.check_packets(evidence, crossing.source.addresses))
     if wire:
         notebook.judge(wire_records.CHECK, wire_records.check_flags(wire.destination.records()))
+        _judge_struck(stage, wire)
     notebook.judge(host_pins.CHECK, host_pins.check_pins(crossing.source.protection.snapshot(), role="source"))
     notebook.sessions.append(sequence_of(evidence, title=f"{crossing.title}, {end}"))
     if end is AttemptEnd.FAILED and (blocked := [item for item in found if item.verdict is Verdict.BLOCKED]):
@@ -138,6 +140,7 @@ def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedW
     notebook.judge(host_pins.CHECK, host_pins.check_pins(sent, role="source"))
     notebook.judge(host_pins.CHECK, host_pins.check_pins(held, role="destination"))
     notebook.judge(PRECONDITION, check_both_kinds(records))
+    _judge_struck(stage, wire)
     if len(addresses.windows) > 1:
         notebook.judge(PRECONDITION, check_around_hole(sent.page_map, addresses))
     if stage.shield and stage.shield.flavour.is_es:
@@ -217,6 +220,12 @@ def maps_after(stage: Stage, guest: Guest, shared: list[GpaRange]) -> None:
     )
     stage.notebook.judge(VIEWS, check_views(evidence))
     stage.notebook.map_strips.append(map_strip(evidence, title="at the end"))
+
+
+def _judge_struck(stage: Stage, wire: SealedWire) -> None:
+    """A fault between the hosts that never struck proves nothing."""
+    for struck in wire.between.editor.struck() if wire.between else ():
+        stage.notebook.judge(PRECONDITION, check_fault_applied(struck.name, struck.times))
 
 
 def _maps_at_stop(

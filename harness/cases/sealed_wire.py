@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,14 @@ from harness.cases.stage import Stage
 from harness.migration.relay import Endpoint
 from harness.migration.sealed.sides import (
     DestinationSide,
+    PacketFaults,
     SourceSide,
     open_destination_side,
+    open_packet_faults,
     open_source_side,
 )
 from harness.migration.settings import Transport
+from harness.model.soft_fault import SOFT_FAULTS, Owner
 from harness.model.wire import WireFault
 from harness.vm.vm import Vm
 
@@ -28,6 +31,8 @@ class SealedWire:
 
     source: SourceSide
     destination: DestinationSide
+    between: PacketFaults | None = None
+    """What errs between the hosts."""
 
 
 @asynccontextmanager
@@ -45,7 +50,7 @@ async def open_sealed_wire(
 ) -> AsyncIterator[SealedWire]:
     """*uri* is where the destination's QEMU listens; *faults* strike the source's own stream.
 
-    *name* tells the sockets of this wire from others; *record* keeps what goes from host to host.
+    *name* tells the sockets of this wire from others; *record* keeps what reaches the other host.
     """
 
     def listen(part: str) -> Endpoint:
@@ -53,23 +58,32 @@ async def open_sealed_wire(
         return Endpoint.unix(stage.runtime / f"{part}{name}") if is_unix else Endpoint.tcp()
 
     leaving, arriving = shield.of(source), shield.of(destination)
-    async with (
-        open_destination_side(
-            arriving.protection,
-            listen=listen("host"),
-            connect=Endpoint.parse(uri),
-            private_seed=stage.seed.sub("pattern"),
-        ) as behind,
-        open_source_side(
-            leaving.protection,
-            arriving.platform.certificates(),
-            listen=listen("relay"),
-            connect=Endpoint.parse(behind.uri),
-            seed=stage.seed,
-            soft_faults=shield.faults,
-            wire_faults=faults,
-            fault_listen=listen("errs"),
-            record=record,
-        ) as front,
-    ):
-        yield SealedWire(source=front, destination=behind)
+    async with AsyncExitStack() as stack:
+        behind = await stack.enter_async_context(
+            open_destination_side(
+                arriving.protection,
+                listen=listen("host"),
+                connect=Endpoint.parse(uri),
+                private_seed=stage.seed.sub("pattern"),
+                record=record,
+            )
+        )
+        between = None
+        if on_the_wire := sorted(fault for fault in shield.faults if SOFT_FAULTS[fault].owner is Owner.WIRE):
+            erring = open_packet_faults(
+                on_the_wire, listen=listen("wire"), connect=Endpoint.parse(behind.uri), seed=stage.seed
+            )
+            between = await stack.enter_async_context(erring)
+        front = await stack.enter_async_context(
+            open_source_side(
+                leaving.protection,
+                arriving.platform.certificates(),
+                listen=listen("relay"),
+                connect=Endpoint.parse(between.uri if between else behind.uri),
+                seed=stage.seed,
+                soft_faults=shield.faults,
+                wire_faults=faults,
+                fault_listen=listen("errs"),
+            )
+        )
+        yield SealedWire(source=front, destination=behind, between=between)

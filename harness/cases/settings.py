@@ -86,6 +86,11 @@ class MigrationCaseSettings(Settings):
         """Whether a protected guest stays in its firmware until it is told to go on."""
         return False
 
+    @property
+    def reboots(self) -> bool:
+        """Whether a guest that resets itself boots again."""
+        return False
+
     def migration(self) -> MigrationSettings:
         """The part that the driver obeys."""
         return MigrationSettings(

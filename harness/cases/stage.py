@@ -263,5 +263,7 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
     flavour = find_backend(request.backend).flavour
     if flavour is None:
         return spec
-    holds = isinstance(settings, MigrationCaseSettings) and settings.holds_firmware
-    return dressed(spec, flavour, plan_faults(request.faults).soft, holds_firmware=holds)
+    faults = plan_faults(request.faults).soft
+    if not isinstance(settings, MigrationCaseSettings):
+        return dressed(spec, flavour, faults)
+    return dressed(replace(spec, reboots=settings.reboots), flavour, faults, holds_firmware=settings.holds_firmware)
