@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from harness.confidential.soft.hypercalls import MSR_MIGRATION_CONTROL
+from harness.guest.cvm_page import read_cvm_page
+from harness.guest.frames import Frame, FrameReader, Kind
+from harness.guest.protocol import Command, Event
 from harness.model.cvm_guest import MigrationVariable, Phase
 from harness.model.errors import ProtocolError
 from harness.model.guest import HaltMode, Workload
@@ -146,3 +149,25 @@ def test_vcpus_go_offline_and_come_back(lab: Any, kind: str) -> None:
                 after = await guest.probe.heartbeat(deadline=lab.deadline)
 
     lab.play(story())
+
+
+def test_a_repeat_of_kexec_is_answered_and_not_done_again(first_lab: Any) -> None:
+    async def story() -> None:
+        async with protected(first_lab) as guest:
+            await guest.description(first_lab)
+            await guest.probe.close()
+            wire = Frame(kind=Kind.REQUEST, code=Command.KEXEC, seq=500).encode()
+            reader, writer = guest.vm.channel
+            frames = FrameReader()
+            seen: list[tuple[Kind, int]] = []
+            writer.write(wire)
+            while (Kind.EVENT, Event.READY) not in seen:
+                seen += [(frame.kind, frame.code) for frame in frames.feed(await reader.read(4096))]
+            writer.write(wire + Frame(kind=Kind.REQUEST, code=Command.CVM, seq=501).encode())
+            while (Kind.REPLY, Command.CVM) not in seen:
+                seen += [(frame.kind, frame.code) for frame in frames.feed(await reader.read(4096))]
+            assert seen.count((Kind.REPLY, Command.KEXEC)) == 2
+            own = read_cvm_page(guest.vm.ram, guest.vm.layout, guest.host.hello_gpa)
+            assert own.kernel == 2
+
+    first_lab.play(story())

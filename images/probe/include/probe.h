@@ -129,6 +129,7 @@ extern uint64_t boot_id, boot_count;
 struct boot_page {
 	uint64_t magic, count, check;
 	uint64_t is_kexec, boot_id, kernels, variable, hypercalls;  /* what a kernel finds of the one before it */
+	uint64_t last_request[3];
 };
 extern bool is_kexec;                               /* another kernel started this one, no reset did */
 extern struct boot_page boot_page;                  /* first page after the image, see link.ld: no loader writes there */
@@ -147,6 +148,8 @@ bool channel_pending(void);
 void channel_poll(void);                            /* handle what has come in; boot processor only */
 void channel_poll_busy(void);                       /* the same while a command is being executed */
 void channel_event(uint16_t code, const void *payload, uint32_t size);
+void channel_keep(void);                            /* the request that is being executed, for the next kernel */
+void channel_restore(void);
 void channel_abort(void);                           /* ends a frame that a fault has cut short */
 struct reply {
 	uint32_t size;

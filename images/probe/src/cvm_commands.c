@@ -125,11 +125,16 @@ static uint32_t come_back(const uint8_t *payload, struct reply *reply)
 	return OK;
 }
 
+static bool kexec_is_due;
+
 static uint32_t before_kexec(const uint8_t *payload, struct reply *reply)
 {
 	(void)payload;
 	(void)reply;
-	return cvm_page->phase == PHASE_KERNEL ? OK : NOT_NOW;
+	if (cvm_page->phase != PHASE_KERNEL)
+		return NOT_NOW;
+	kexec_is_due = true;
+	return OK;
 }
 
 static uint32_t enter(const uint8_t *payload, struct reply *reply)
@@ -166,6 +171,7 @@ uint32_t cvm_command(uint16_t code, const uint8_t *payload, uint32_t size, struc
 
 void cvm_command_finish(uint16_t code)
 {
-	if (code == CMD_KEXEC)
+	/* A repeat of the request that started this kernel is answered, and no more. */
+	if (code == CMD_KEXEC && kexec_is_due)
 		kexec();
 }

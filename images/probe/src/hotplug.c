@@ -34,5 +34,6 @@ void kexec(void)
 	console_line("kexec: kernel %u ends", (uint64_t)cvm_page->kernel);
 	arch_irq_off();
 	boot_page.is_kexec = BOOT_MAGIC;
+	channel_keep();
 	arch_kexec();
 }

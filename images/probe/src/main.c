@@ -94,6 +94,8 @@ _Noreturn void probe_main(void *boot_info)
 {
 	arch_find_memory(boot_info);
 	heartbeat_init();
+	if (is_kexec)
+		channel_restore();
 	cvm_take_memory();
 	arch_init_boot_cpu();
 	memory_settle();
