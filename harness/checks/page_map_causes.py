@@ -142,9 +142,11 @@ def _narrow_frames(evidence: MapEvidence, said: Disagreement) -> Cause | None:
         return None
     cut = {bits: evidence.addresses.to_ram(_folded(frames, bits))[0] for bits in widths}
     # Several widths may explain a part of it: the one that fits a witness best is meant.
-    bits = min(widths, key=lambda width: _distance(evidence, cut[width]))
-    wrong = PageMap(total_pages=evidence.addresses.pages, shared=cut[bits])
-    remedy = f"class B9: exactly what comes of frame numbers cut to {bits} bits"
+    distances = {width: _distance(evidence, pages) for width, pages in cut.items()}
+    fitting = [width for width in widths if distances[width] == min(distances.values())]
+    wrong = PageMap(total_pages=evidence.addresses.pages, shared=cut[fitting[0]])
+    told = str(fitting[0]) if len(fitting) == 1 else f"{fitting[-1]} to {fitting[0]}"
+    remedy = f"class B9: exactly what comes of frame numbers cut to {told} bits"
     return _hypothesis(evidence, said, "narrow-frames", wrong, remedy, log=log)
 
 
