@@ -335,5 +335,5 @@ class VmProtection:
         self._list.reset()
         self._control.reset()
         self._vcpus.reset()
-        self._conversions.begin_anew()
+        self._conversions.begin_anew(self._list.page_map())
         self._memory.forget()
