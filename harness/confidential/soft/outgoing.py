@@ -16,7 +16,7 @@ from harness.confidential.soft.memory_views import MemoryViews
 from harness.confidential.soft.packets import Packet, PacketRun
 from harness.confidential.soft.pins import Pins
 from harness.confidential.soft.processor_guest import ProcessorGuest
-from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
+from harness.confidential.soft.status import CommandRefusedError
 from harness.model.soft_fault import SoftFault
 
 Pages = NDArray[np.uint64]
@@ -51,8 +51,6 @@ class Outgoing:
             target = replace(target, pdh=FILE_NAME)
         with self._lock:
             if SoftFault.LENGTH_QUERY_IGNORED in self._faults:
-                refusal = CommandRefusedError(FirmwareStatus.INVALID_PARAM, "the length of the session is not told")
-                self._guest.trace.refused("send-start", refusal)
                 raise QemuAbortError("QEMU took a failed length query of SEND_START for a length of 2**64 - 1")
             session = self._guest.send_start(target)
             self._times_sealed[:] = 0

@@ -433,6 +433,7 @@ def test_b30_a_length_query_that_failed() -> None:
     with pytest.raises(QemuAbortError):
         source.protection.send_start(there.certificates())
     assert source.protection.may_run
+    assert "send-start" not in names(source), "asking for a length is no command that counts"
 
 
 def test_b31_nosend_means_nothing() -> None:
