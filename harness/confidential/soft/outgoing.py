@@ -17,6 +17,7 @@ from harness.confidential.soft.packets import Packet, PacketRun
 from harness.confidential.soft.pins import Pins
 from harness.confidential.soft.processor_guest import ProcessorGuest
 from harness.confidential.soft.status import CommandRefusedError
+from harness.model.page_map import PageMap
 from harness.model.soft_fault import SoftFault
 
 Pages = NDArray[np.uint64]
@@ -25,6 +26,7 @@ Contents = NDArray[np.uint8]
 FILE_NAME = b"pdh.cert.b64"
 """What CERTIFICATE_AS_FILE_NAME hands over in the place of what is in that file."""
 _TWICE = 2
+_NEVER, _PLAIN, _PACKET = 0, 1, 2
 
 
 class QemuAbortError(Exception):
@@ -44,6 +46,7 @@ class Outgoing:
         self._lock = threading.Lock()
         self._times_sealed = np.zeros(pages, dtype=np.uint8)
         self._forgotten = np.zeros(pages, dtype=np.bool_)
+        self._kinds = np.full(pages, _NEVER, dtype=np.uint8)
 
     def start(self, target: SendTarget) -> SendSession:
         """SEND_START. CommandRefusedError; QemuAbortError."""
@@ -54,6 +57,7 @@ class Outgoing:
                 raise QemuAbortError("QEMU took a failed length query of SEND_START for a length of 2**64 - 1")
             session = self._guest.send_start(target)
             self._times_sealed[:] = 0
+            self._kinds[:] = _NEVER
             self._views.forget()
             return session
 
@@ -74,12 +78,17 @@ class Outgoing:
     def host_view(self, ram_pages: Pages, contents: Contents, unfinished: Iterable[Unfinished]) -> Contents:
         """What the host reads of pages that its list calls shared."""
         with self._lock:
+            self._kinds[ram_pages.astype(np.int64)] = _PLAIN
             return self._views.in_clear(ram_pages, contents, lambda: self._guest.memory, unfinished)
 
-    def unsure(self) -> Pages:
-        """See MemoryViews.unsure."""
+    def unsure(self, page_map: PageMap) -> Pages:
+        """See MemoryViews.unsure; and pages that went as what they are not any more by *page_map*, the host's list."""
+        is_shared = np.zeros(len(self._kinds), dtype=np.bool_)
+        for start, end in page_map.shared.ranges():
+            is_shared[start:end] = True
         with self._lock:
-            return self._views.unsure()
+            is_other = self._kinds == np.where(is_shared, _PACKET, _PLAIN)
+            return np.union1d(self._views.unsure(), np.flatnonzero(is_other).astype(np.uint64))
 
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         """SEND_UPDATE_VMSA."""
@@ -117,4 +126,5 @@ class Outgoing:
 
     def _count(self, ram_pages: Pages) -> None:
         index = ram_pages.astype(np.int64)
+        self._kinds[index] = _PACKET
         self._times_sealed[index] = np.minimum(self._times_sealed[index] + 1, _TWICE)

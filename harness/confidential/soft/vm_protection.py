@@ -209,9 +209,12 @@ class VmProtection:
     def unsure_pages(self) -> Pages:
         """Pages to be sent once more, with contents_of(), when the VM has stopped and before the list goes out.
 
-        When they went out the guest was converting them, or its tables and the list disagreed.
+        When they went out the guest was converting them, or its tables and the list disagreed; or they were converted
+        since, and not written yet.
         """
-        return self._out.unsure()
+        with self._lock:
+            page_map = self._list.page_map()
+        return self._out.unsure(page_map)
 
     def contents_of(self, ram_pages: Pages) -> Contents:
         """Guest memory at this moment, a row each."""

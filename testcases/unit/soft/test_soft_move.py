@@ -323,6 +323,22 @@ def test_a_conversion_amid_which_the_guest_stops() -> None:
     assert destination.memory.page(125)[:128] == source.memory.page(125)[:128]
 
 
+def test_a_page_that_is_converted_and_not_written_goes_once_more() -> None:
+    """QEMU does not see it as dirty, but it went as what it is not any more."""
+    here, there = hosts()
+    source, destination = filled(here), expect(there)
+    begin(source, destination, there)
+    carry(source, destination, range(TOTAL_PAGES))
+    assert len(source.protection.unsure_pages()) == 0
+    source.convert(102, 2, private=True)
+    source.convert(125, 2, private=False)
+    assert source.protection.unsure_pages().tolist() == [102, 103, 125, 126]
+    carry(source, destination, [20])
+    assert end(source, destination) == 0
+    assert destination.protection.received_map()[0] == destination.protection.snapshot().page_map
+    assert differing(source, destination) == [125, 126], "which nobody wrote since"
+
+
 def test_a_conversion_is_over_when_the_guest_says_so() -> None:
     source = filled(platform())
     source.convert(125, 1, private=False)
