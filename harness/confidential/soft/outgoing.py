@@ -55,11 +55,7 @@ class Outgoing:
         with self._lock:
             if SoftFault.LENGTH_QUERY_IGNORED in self._faults:
                 raise QemuAbortError("QEMU took a failed length query of SEND_START for a length of 2**64 - 1")
-            session = self._guest.send_start(target)
-            self._times_sealed[:] = 0
-            self._kinds[:] = _NEVER
-            self._views.forget()
-            return session
+            return self._guest.send_start(target)
 
     def seal(self, ram_pages: Pages, contents: Contents) -> PacketRun:
         """SEND_UPDATE_DATA of all of them."""
@@ -101,20 +97,29 @@ class Outgoing:
             if self._guest.is_sending:
                 self._guest.send_finish()
             self._pins.unpin()
+            self._begin_anew()
 
     def cancel(self) -> None:
         """The attempt failed or was cancelled: the guest goes on here."""
         with self._lock:
             self._pins.cancelled()
-            if not self._guest.is_sending:
-                return
-            if SoftFault.FINISH_ON_FAILURE in self._faults:
-                self._guest.send_finish()
-                return
-            self._guest.send_cancel()
-            self._views.forget()
-            if SoftFault.DIRTY_FORGOTTEN in self._faults:
-                self._forgotten |= self._times_sealed >= _TWICE
+            if self._guest.is_sending:
+                self._give_up()
+            self._begin_anew()
+
+    def _give_up(self) -> None:
+        if SoftFault.FINISH_ON_FAILURE in self._faults:
+            self._guest.send_finish()
+            return
+        self._guest.send_cancel()
+        if SoftFault.DIRTY_FORGOTTEN in self._faults:
+            self._forgotten |= self._times_sealed >= _TWICE
+
+    def _begin_anew(self) -> None:
+        """What was sent so far was of an attempt that is over; its first shared pages may go before SEND_START."""
+        self._times_sealed[:] = 0
+        self._kinds[:] = _NEVER
+        self._views.forget()
 
     def take_forgotten(self, ram_pages: Pages) -> NDArray[np.bool_]:
         """Pages that QEMU leaves out now, because it lost that they were written since; each is asked for once."""

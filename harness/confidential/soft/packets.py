@@ -34,7 +34,7 @@ HEADER_BYTES = 52
 MAC_BYTES = 32
 _TAG_BYTES = 16
 _IV_BYTES = 16
-_STEP_PAGES = 4096
+_STEP_PAGES = 64
 """Pages that are worked on at once: they stay in the cache between encryption and MAC."""
 _BLOCKS_PER_PAGE = PAGE_SIZE // 16
 _BLOCKS_SHIFT = _BLOCKS_PER_PAGE.bit_length() - 1

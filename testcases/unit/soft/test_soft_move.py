@@ -288,6 +288,16 @@ def test_content_from_before_a_conversion_never_goes_out_in_clear() -> None:
     assert (end(source, destination), differing(source, destination)) == (0, [])
 
 
+def test_shared_pages_may_go_before_the_session_begins() -> None:
+    here, there = hosts()
+    source, destination = filled(here), expect(there)
+    read_before = source.protection.contents_of(SHARED)
+    source.memory.fill(int(SHARED[0]), 7)
+    carry_contents(source, destination, SHARED, read_before)
+    begin(source, destination, there)
+    assert source.protection.unsure_pages().tolist() == [int(SHARED[0])]
+
+
 def test_a_page_that_is_sent_again_is_sure_again() -> None:
     here, there = hosts()
     source, destination = filled(here), expect(there)
