@@ -91,7 +91,10 @@ enum { CONVERT_PRIVATE = 1, CONVERT_HYPERCALL_FIRST = 2 };
 enum convert_status { CONVERT_OK, CONVERT_REFUSED, CONVERT_NOT_MANAGED, CONVERT_LEAKED };
 enum convert_status convert(struct cpu *cpu, uint64_t gpa, uint64_t bytes, uint32_t flags, uint64_t *result);
 uint64_t tell_range(struct cpu *cpu, uint64_t start, uint64_t pages, bool private, uint64_t *scramble, uint64_t *done);
-bool is_leaked(uint64_t gpa);
+
+/* leaked.c */
+bool leaked_any(uint64_t start, uint64_t end);
+void leaked_add(uint64_t start, uint64_t end);
 
 /* conversions.c: conversions as a workload. */
 void conversions_start(uint32_t mask, uint64_t seed, uint32_t per_tick, uint32_t shapes, uint64_t window);
