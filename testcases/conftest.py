@@ -39,7 +39,7 @@ class Player:
     qemu: Path | None
 
     def __call__(self, case: str, *faults: str, seed: int = SEED, **more: Any) -> CaseResult:
-        words = {name: more.pop(name) for name in ("qemu", "qemu_dst", "keep") if name in more}
+        words = {name: more.pop(name) for name in ("qemu", "qemu_dst", "keep", "backend") if name in more}
         asked = Words(
             sets=tuple(f"{name}={json.dumps(value)}" for name, value in more.items()),
             accel=self.accel,
