@@ -31,7 +31,7 @@ from harness.confidential.soft.status import CommandRefusedError
 from harness.guest.cvm_page import read_cvm_page
 from harness.migration.driver import Moved
 from harness.model.address_map import AddressMap
-from harness.model.cvm_guest import CvmGuest
+from harness.model.cvm_guest import ConversionStep, CvmGuest
 from harness.model.errors import BlockedError, LostError
 from harness.model.live_page_map import replay
 from harness.model.map_strip import map_strip
@@ -150,6 +150,7 @@ def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing) -> None:
     notebook = stage.notebook
     sent, held = crossing.source.protection.snapshot(), crossing.destination.protection.snapshot()
     addresses, said = crossing.source.addresses, cvm_page_of(guest, guest.vm)
+    stage.events.emit("guest", "at stop", converting=[f"{item.step.name} {item.range}" for item in said.in_flight])
     evidence = _maps_at_stop(crossing, sent, held, said)
     notebook.judge(VIEWS, check_views(evidence))
     notebook.judge(LIST, [*check_shared_list(sent.entries), *check_shared_list(held.entries)])
@@ -217,8 +218,12 @@ def cvm_page_of(guest: Guest, vm: Vm) -> CvmGuest:
 
 
 def in_flight_pages(said: CvmGuest, addresses: AddressMap) -> PageSet:
-    """RAM pages that a stopped guest was converting: their content means nothing until it is done."""
-    return pages_of(addresses, [item.range for item in said.in_flight])
+    """RAM pages of a stopped guest on which its tables and its host may disagree, because it was converting them.
+
+    Their content means nothing until they are written again. Where that has begun both agree, and every byte counts.
+    """
+    amid = [item.range for item in said.in_flight if item.step is not ConversionStep.REWRITING]
+    return pages_of(addresses, amid)
 
 
 def pages_of(addresses: AddressMap, ranges: list[GpaRange]) -> PageSet:
