@@ -16,6 +16,7 @@ struct memmap_entry {
 };
 
 const uint32_t arch_id = ARCH_X86_64;
+const uint64_t arch_reserved_end = 0x100000;
 static uint64_t rsdp_gpa;
 
 _Noreturn void x86_boot(void *boot_info);
