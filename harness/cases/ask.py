@@ -32,7 +32,8 @@ class Words:
     """Options as they were typed."""
 
     sets: tuple[str, ...] = ()
-    backend: str = "none"
+    backend: str | None = None
+    """None: the one of the case."""
     accel: str = "auto"
     qemu: Path | None = None
     qemu_dst: Path | None = None
@@ -72,7 +73,8 @@ def parse_accel(text: str) -> Accel | None:
 
 
 def _expand(pattern: str, words: Words) -> list[Request]:
-    find_backend(words.backend)
+    if words.backend:
+        find_backend(words.backend)
     plan_faults(words.faults)
     first = parse_seed(words.seed) if words.seed else fresh_seed()
     return [
@@ -83,7 +85,7 @@ def _expand(pattern: str, words: Words) -> list[Request]:
             qemu=as_named(words.qemu),
             qemu_dst=as_named(words.qemu_dst),
             accel=parse_accel(words.accel),
-            backend=words.backend,
+            backend=words.backend or case.backend,
             faults=words.faults,
             keep=_choice(Keep, words.keep, "--keep"),
         )
@@ -96,7 +98,11 @@ def _over(entry: Entry, words: Words) -> Words:
     """The entry's words, with the user's own behind them, so that those win."""
     sets = tuple(f"{name}={json.dumps(value)}" for name, value in entry.settings.items())
     return replace(
-        words, sets=(*sets, *words.sets), faults=(*entry.faults, *words.faults), repeat=entry.repeat * words.repeat
+        words,
+        sets=(*sets, *words.sets),
+        backend=words.backend or entry.backend,
+        faults=(*entry.faults, *words.faults),
+        repeat=entry.repeat * words.repeat,
     )
 
 

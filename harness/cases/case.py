@@ -30,6 +30,8 @@ class Case:
     play: Play
     nightly: bool = False
     """Too slow or too large for every commit."""
+    backend: str = "none"
+    """What protects its memory when nobody says; a case that is about protection has one that protects."""
 
 
 CASES: dict[str, Case] = {}
@@ -38,13 +40,26 @@ UNLISTED: dict[str, Case] = {}
 
 
 def case(
-    case_id: str, *, summary: str, settings: type[S], nightly: bool = False, listed: bool = True, **defaults: Any
+    case_id: str,
+    *,
+    summary: str,
+    settings: type[S],
+    nightly: bool = False,
+    listed: bool = True,
+    backend: str = "none",
+    **defaults: Any,
 ) -> Callable[[Callable[[Stage, S], Awaitable[None]]], Callable[[Stage, S], Awaitable[None]]]:
     """Register the decorated coroutine as *case_id*."""
 
     def register(play: Callable[[Stage, S], Awaitable[None]]) -> Callable[[Stage, S], Awaitable[None]]:
         (CASES if listed else UNLISTED)[case_id] = Case(
-            id=case_id, summary=summary, settings=settings, defaults=defaults, play=play, nightly=nightly
+            id=case_id,
+            summary=summary,
+            settings=settings,
+            defaults=defaults,
+            play=play,
+            nightly=nightly,
+            backend=backend,
         )
         return play
 

@@ -1,4 +1,4 @@
-"""Known bugs that can be switched on to prove that a check catches them: of the wire, the host, the guest.
+"""Known bugs that can be switched on to prove that a check catches them: of wire, host, guest and software platform.
 
 ``NAME`` or ``NAME:key=value,...``, e.g. ``wire-corrupt-device:device=timer/0,field=cpu_ticks_offset``.
 """
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from harness.migration.relay.faults import CATALOGUE
 from harness.model.errors import UsageError
+from harness.model.soft_fault import SOFT_FAULTS, SoftFault
 from harness.model.wire import WireFault
 
 
@@ -44,10 +45,14 @@ class Fault:
     summary: str
     caught_by: str
     """What the case then says: a check and a kind, or a verdict."""
+    bug_class: str = ""
+    """``B5``, as the field's bug reports are numbered; empty for what belongs to none."""
+    needs_platform: bool = False
+    """Only the software platform (a backend ``soft-*``) can play it."""
 
 
-def _host(name: HostFault, owner: str, summary: str, caught_by: str) -> Fault:
-    return Fault(name=name.value, owner=owner, summary=summary, caught_by=caught_by)
+def _host(name: HostFault, owner: str, summary: str, caught_by: str, bug_class: str = "") -> Fault:
+    return Fault(name=name.value, owner=owner, summary=summary, caught_by=caught_by, bug_class=bug_class)
 
 
 FAULTS: Mapping[str, Fault] = MappingProxyType(
@@ -61,8 +66,9 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
             _host(
                 HostFault.RUN_SOURCE,
                 "management",
-                "lets the source run again after the switch-over: two live instances (B37)",
+                "lets the source run again after the switch-over: two live instances",
                 "migration/one-side-runs: source-runs",
+                bug_class="B37",
             ),
             _host(
                 HostFault.RESET_DESTINATION,
@@ -102,6 +108,17 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
             _host(
                 HostFault.HANG_GUEST, "guest", "the guest hangs with interrupts off at the destination", "fail: silence"
             ),
+            *(
+                Fault(
+                    name=entry.name.value,
+                    owner=entry.owner.value,
+                    summary=entry.does,
+                    caught_by=entry.caught_by,
+                    bug_class=entry.bug_class,
+                    needs_platform=True,
+                )
+                for entry in SOFT_FAULTS.values()
+            ),
         )
     }
 )
@@ -113,30 +130,36 @@ class FaultPlan:
 
     wire: tuple[WireFault, ...] = ()
     host: frozenset[HostFault] = frozenset()
+    soft: frozenset[SoftFault] = frozenset()
+    """Played by the software platform and its guest; they need a backend ``soft-*``."""
 
 
 def plan_faults(words: Iterable[str]) -> FaultPlan:
     """Read ``--fault`` words. UsageError for a name or a parameter that is none."""
     wire: list[WireFault] = []
     host: set[HostFault] = set()
+    soft: set[SoftFault] = set()
     for word in words:
         name, _, parameters = word.partition(":")
         if name not in FAULTS:
             raise UsageError(f"unknown fault {name!r}", hint=_suggestion(name))
         if name in _HOST_NAMES:
-            host.add(_host_fault(name, parameters))
+            host.add(HostFault(_bare(name, parameters)))
+        elif name in _SOFT_NAMES:
+            soft.add(SoftFault(_bare(name, parameters)))
         else:
             wire.append(_wire_fault(name, parameters))
-    return FaultPlan(wire=tuple(wire), host=frozenset(host))
+    return FaultPlan(wire=tuple(wire), host=frozenset(host), soft=frozenset(soft))
 
 
 _HOST_NAMES = frozenset(fault.value for fault in HostFault)
+_SOFT_NAMES = frozenset(fault.value for fault in SoftFault)
 
 
-def _host_fault(name: str, parameters: str) -> HostFault:
+def _bare(name: str, parameters: str) -> str:
     if parameters:
         raise UsageError(f"the fault {name} takes no parameters", hint=f"write --fault {name}")
-    return HostFault(name)
+    return name
 
 
 def _wire_fault(name: str, parameters: str) -> WireFault:

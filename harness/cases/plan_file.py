@@ -20,6 +20,7 @@ class Entry(BaseModel):
     case: str
     repeat: int = Field(default=1, ge=1)
     settings: Mapping[str, Any] = Field(default_factory=dict, alias="set")
+    backend: str | None = None
     faults: tuple[str, ...] = ()
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from harness.cases.protection_settings import ProtectionSettings
 from harness.migration.settings import CancelAt, MigrationSettings, Transport
 from harness.model.errors import UsageError
 from harness.model.guest import Workload
@@ -31,6 +32,8 @@ class Settings(BaseModel):
     memory_mib: Mib = 128
     trim_kib: Annotated[int, Field(ge=0, le=1024, multiple_of=8)] = TCG_TRIM_KIB
     """Taken off the end of memory: 0 shows how QEMU before 9.0 loses dirty pages under TCG."""
+    below_4g_mib: int = Field(default=0, ge=0, le=3072)
+    """Memory below the hole that ends at 4 GiB, the rest lies above; 0 leaves it to the machine type."""
     vcpus: int = Field(default=1, ge=1, le=8)
     machine: str = Field(default="pc-q35-7.2", pattern=r"^[a-z0-9][a-z0-9.-]*-[0-9.]+$")
     """Versioned machine type; an alias such as q35 means different things to different binaries."""
@@ -65,9 +68,13 @@ class MigrationCaseSettings(Settings):
     """Keep every byte that goes over the wire, in all its versions; a wire fault implies it."""
     capabilities: Mapping[str, bool] = Field(default_factory=dict)
     """Migration capabilities by name: ``--set capabilities.xbzrle=on``."""
+    protection: ProtectionSettings = Field(default_factory=ProtectionSettings)
+    """How memory is protected, where the backend does: ``--set protection.policy=nosend``."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.below_4g_mib >= self.memory_mib:
+            raise ValueError(f"below_4g_mib {self.below_4g_mib} leaves nothing of {self.memory_mib} MiB above the hole")
         if self.working_set_mib > self.memory_mib:
             raise ValueError(f"working_set_mib {self.working_set_mib} exceeds memory_mib {self.memory_mib}")
         if self.workload is Workload.IDLE and self.passes > 1:

@@ -11,7 +11,10 @@ Cases = Annotated[
     list[str] | None, typer.Argument(metavar="CASE...", help="Case ids or globs, e.g. memory/precopy 'cpu/*'.")
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the case; repeat.")]
-Backend = Annotated[str, typer.Option("--backend", help="How the guest's memory is protected.")]
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", metavar="NAME", help="How the guest's memory is protected (default: the case's)."),
+]
 AccelName = Annotated[str, typer.Option("--accel", help="auto, tcg or kvm.")]
 Qemu = Annotated[Path | None, typer.Option("--qemu", metavar="PATH", help="QEMU of the source (default: on PATH).")]
 QemuDst = Annotated[Path | None, typer.Option("--qemu-dst", metavar="PATH", help="QEMU of the destination.")]

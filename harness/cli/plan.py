@@ -13,7 +13,7 @@ from harness.cli import options as opt
 def plan(
     cases: opt.Cases = None,
     sets: opt.Sets = None,
-    backend: opt.Backend = "none",
+    backend: opt.Backend = None,
     accel: opt.AccelName = "auto",
     qemu: opt.Qemu = None,
     qemu_dst: opt.QemuDst = None,

@@ -19,7 +19,7 @@ from harness.report.terminal import Terminal
 def run(
     cases: opt.Cases = None,
     sets: opt.Sets = None,
-    backend: opt.Backend = "none",
+    backend: opt.Backend = None,
     accel: opt.AccelName = "auto",
     qemu: opt.Qemu = None,
     qemu_dst: opt.QemuDst = None,

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from harness.model.memory import GpaRange
 from harness.model.page_map import Conversion, PageMap
+from harness.model.page_set import PageSet
 
 GHCB_PAGE_MAPPED = 1 << 63
 """Hygon's migratable GHCB value: the page is mapped by the host (KVM_CAP_SEV_ES_GHCB series)."""
@@ -29,6 +30,33 @@ class SessionCommand:
     vcpu: int | None = None
     detail: str = ""
     """The processor's reason for a refusal."""
+    ram_page: int | None = None
+    """Of a refused update-data, the page that it was for; None where nobody can say."""
+
+
+class AttemptEnd(StrEnum):
+    """How an attempt to move a guest ended, by QEMU's ``query-migrate`` on the source."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEvidence:
+    """One attempt to move a protected guest, as the traces of both processors show it."""
+
+    end: AttemptEnd
+    source: tuple[SessionCommand, ...]
+    """Of the source from the begin of this attempt on, whatever came behind its end included."""
+    destination: tuple[SessionCommand, ...]
+    source_state: str = ""
+    """Firmware state of the guest afterwards, by name; empty when it has none any more."""
+    destination_state: str = ""
+    es_vcpus: int = 0
+    """vCPUs whose VMSA has to travel; 0 for a guest without encrypted vCPU state."""
+    forbidden_by: str = ""
+    """What in the guest's policy forbids to send it to this target, e.g. ``NOSEND``; empty when it may be sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +97,17 @@ class HandshakeEvent:
     """MSR_KVM_MIGRATION_CONTROL as the host holds it."""
     blocked_reasons: tuple[str, ...]
     """As ``query-migrate`` lists them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestBoot:
+    """How far a guest came, on a host that offers live migration or does not."""
+
+    offers_migration: bool
+    """KVM CPUID 0x40000001 EAX has bits 16 and 17 (Documentation/virt/kvm/x86/cpuid.rst)."""
+    entered_kernel: bool
+    last_words: str = ""
+    """Of its console, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +152,13 @@ class SealedRecords:
     """Plain records with a line that the guest wrote through a private mapping."""
     clear_private_ranges: tuple[GpaRange, ...] = ()
     """Where, bounded."""
+    clear_registers: tuple[str, ...] = ()
+    """Fields of the cpu sections of a guest with encrypted vCPU state that carried a value, e.g. ``cpu/0 env.regs[3]``;
+    bounded."""
+    unended_batches: int = 0
+    """Batch windows without a page that says that it is the last (subtype 5)."""
+    packet_pages: PageSet = field(default_factory=PageSet.empty)
+    """RAM pages that came as a packet at least once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,3 +169,40 @@ class VcpuErrands:
     mmio_ok: int
     mmio_bad: int
     ipi_ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectionCounters:
+    """What the guest counted since it booted, in its own words."""
+
+    to_shared: int = 0
+    """Conversions that succeeded."""
+    to_private: int = 0
+    failed: int = 0
+    retried: int = 0
+    stale_backing: int = 0
+    """Times that old content showed through after a conversion."""
+    vc_entries: int = 0
+    vc_nested: int = 0
+    """Entries of the #VC handler while one was under way on the same vCPU."""
+    vc_interrupts_on: int = 0
+    """Times that the handler found interrupts enabled."""
+    mmio_ok: int = 0
+    mmio_bad: int = 0
+    ghcb_errors: int = 0
+    ipis_sent: int = 0
+    ipis_got: int = 0
+
+    def since(self, earlier: ProtectionCounters) -> ProtectionCounters:
+        """What was added after *earlier*."""
+        return ProtectionCounters(**{name: getattr(self, name) - getattr(earlier, name) for name in self.__slots__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionsInMove:
+    """Conversions between ``migrate`` and STOP."""
+
+    to_shared: int
+    to_private: int
+    of_sent_pages: int
+    """Pages converted after they had been sent at least once: they had to be sent again as the other kind."""

@@ -5,29 +5,48 @@ firmware feeds into the MAC of a migration packet is not verified; ours, private
 
     B kind   u32 flags   16s iv   u32 guest_len   u32 trans_len   u64 place   data
 
-The iv is a sequence number (be64) above a block counter that starts at zero, so no key stream is ever used twice. The
-MAC covers *place*, the RAM page or vCPU that the packet is for: a packet that is put elsewhere does not verify.
+The iv of packet n is the number, be128, of its first AES block when all packets of the session stand one behind the
+other: so no key stream is ever used twice, and a run of packets is one pass of AES-CTR. The MAC covers *place*, the RAM
+page or vCPU that the packet is for: a packet that is put elsewhere does not verify.
 """
 
 from __future__ import annotations
 
 import hmac
-import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import overload
 
+import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from numpy.typing import NDArray
 
 from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
 from harness.model.memory import PAGE_SIZE
 
 HEADER_BYTES = 52
 MAC_BYTES = 32
-_HEADER = struct.Struct("<I16s32s")
-_AUTHENTICATED = struct.Struct("<BI16sIIQ")
-_IV = struct.Struct(">QQ")
+_IV_BYTES = 16
+_BLOCKS_PER_PAGE = PAGE_SIZE // 16
+_BLOCKS_SHIFT = _BLOCKS_PER_PAGE.bit_length() - 1
+_HEADER = np.dtype([("flags", "<u4"), ("iv", "u1", (_IV_BYTES,)), ("mac", "u1", (MAC_BYTES,))])
+_AUTHENTICATED = np.dtype(
+    [
+        ("kind", "u1"),
+        ("flags", "<u4"),
+        ("iv", "u1", (_IV_BYTES,)),
+        ("guest_len", "<u4"),
+        ("trans_len", "<u4"),
+        ("place", "<u8"),
+        ("data", "u1", (PAGE_SIZE,)),
+    ]
+)
+
+Bytes = NDArray[np.uint8]
+Places = NDArray[np.uint64]
 
 
 class PacketKind(IntEnum):
@@ -58,7 +77,41 @@ class Packet:
     @property
     def sequence(self) -> int:
         """As the header claims; only worth anything once the packet was opened."""
-        return int(_IV.unpack_from(self.header, 4)[0])
+        return int.from_bytes(self.header[4 : 4 + _IV_BYTES], "big") >> _BLOCKS_SHIFT
+
+
+class PacketRun(Sequence[Packet]):
+    """Packets of whole pages as two arrays, row by row; to make an object of each would cost more than to seal it."""
+
+    def __init__(self, headers: Bytes, data: Bytes) -> None:
+        """*headers* has HEADER_BYTES columns, *data* PAGE_SIZE; ValueError else."""
+        if headers.shape != (len(headers), HEADER_BYTES) or data.shape != (len(headers), PAGE_SIZE):
+            raise ValueError(f"packets of {headers.shape} and {data.shape}")
+        self.headers = headers
+        self.data = data
+
+    @classmethod
+    def of(cls, packets: Sequence[Packet]) -> PacketRun:
+        """*packets* as arrays. CommandRefusedError INVALID_LENGTH for one that is cut."""
+        if isinstance(packets, PacketRun):
+            return packets
+        for packet in packets:
+            _check_packet(packet)
+        headers = np.frombuffer(b"".join(packet.header for packet in packets), dtype=np.uint8)
+        data = np.frombuffer(b"".join(packet.data for packet in packets), dtype=np.uint8)
+        return cls(headers.reshape(-1, HEADER_BYTES), data.reshape(-1, PAGE_SIZE))
+
+    def __len__(self) -> int:
+        return len(self.headers)
+
+    @overload
+    def __getitem__(self, index: int) -> Packet: ...
+    @overload
+    def __getitem__(self, index: slice) -> PacketRun: ...
+    def __getitem__(self, index: int | slice) -> Packet | PacketRun:
+        if isinstance(index, slice):
+            return PacketRun(self.headers[index], self.data[index])
+        return Packet(self.headers[index].tobytes(), self.data[index].tobytes())
 
 
 class _KeyStream:
@@ -67,9 +120,12 @@ class _KeyStream:
     def __init__(self, tek: bytes) -> None:
         self._context = Cipher(AES(tek), CTR(bytes(16))).encryptor()
 
-    def apply(self, iv: bytes, data: bytes) -> bytes:
-        self._context.reset_nonce(iv)
-        return self._context.update(data)
+    def apply(self, sequence: int, data: Bytes) -> Bytes:
+        """*data* of the packets from *sequence* on, one behind the other."""
+        out = np.empty(data.size + 15, dtype=np.uint8)
+        self._context.reset_nonce(_iv(sequence))
+        self._context.update_into(np.ascontiguousarray(data).reshape(-1).data, out.data)
+        return out[: data.size].reshape(-1, PAGE_SIZE)
 
 
 class PacketSealer:
@@ -82,10 +138,18 @@ class PacketSealer:
     def seal(self, kind: PacketKind, place: int, plain: bytes) -> Packet:
         """*plain* (4096 bytes) for RAM page or vCPU *place*. INVALID_LENGTH for another size."""
         _check_length(len(plain), "guest_len")
-        iv = _IV.pack(self.sent, 0)
-        data = self._stream.apply(iv, plain)
-        self.sent += 1
-        return Packet(_HEADER.pack(0, iv, _mac(self._tik, kind, 0, iv, place, data)), data)
+        return self.seal_run(kind, np.array([place], dtype=np.uint64), plain)[0]
+
+    def seal_run(self, kind: PacketKind, places: Places, plain: bytes | memoryview | Bytes) -> PacketRun:
+        """One packet per place; *plain* holds their pages one behind the other. INVALID_LENGTH for another size."""
+        pages = np.frombuffer(plain, dtype=np.uint8)
+        _check_length(pages.size, "guest_len", pages=len(places))
+        data = self._stream.apply(self.sent, pages)
+        headers = np.zeros(len(places), dtype=_HEADER)
+        headers["iv"] = _ivs(self.sent, len(places))
+        headers["mac"] = _macs(self._tik, kind, headers, places, data)
+        self.sent += len(places)
+        return PacketRun(headers.view(np.uint8).reshape(-1, HEADER_BYTES), data)
 
 
 class PacketOpener:
@@ -102,23 +166,69 @@ class PacketOpener:
         another place or kind, or is of another session; SECURE_DATA_INVALID for a genuine one out of turn. A refused
         packet leaves the session as it was.
         """
-        if len(packet.header) != HEADER_BYTES:
-            raise CommandRefusedError(FirmwareStatus.INVALID_LENGTH, f"hdr_len {len(packet.header)}")
-        _check_length(len(packet.data), "trans_len")
-        flags, iv, mac = _HEADER.unpack(packet.header)
-        if not hmac.compare_digest(mac, _mac(self._tik, kind, flags, iv, place, packet.data)):
-            raise CommandRefusedError(FirmwareStatus.BAD_MEASUREMENT, f"the packet for {place:#x} does not verify")
-        if packet.sequence != self.received:
-            reason = f"packet {packet.sequence} where {self.received} is due"
-            raise CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
-        self.received += 1
-        return self._stream.apply(iv, packet.data)
+        pages, refusal = self.open_run(kind, np.array([place], dtype=np.uint64), PacketRun.of([packet]))
+        if refusal is not None:
+            raise refusal
+        return pages.tobytes()
+
+    def open_run(
+        self, kind: PacketKind, places: Places, packets: PacketRun
+    ) -> tuple[Bytes, CommandRefusedError | None]:
+        """The pages, a row each, of the packets before the first that is refused; and the refusal as :meth:`open`."""
+        headers = np.ascontiguousarray(packets.headers).view(_HEADER).reshape(-1)
+        macs = _macs(self._tik, kind, headers, places, packets.data)
+        genuine = _count_equal(headers["mac"], macs)
+        due = _count_equal(headers["iv"], _ivs(self.received, len(places)))
+        done = min(genuine, due)
+        refusal = None
+        if done < len(places):
+            refusal = self._refusal(packets[done], int(places[done]), is_genuine=genuine > done, due=done)
+        pages = self._stream.apply(self.received, packets.data[:done])
+        self.received += done
+        return pages, refusal
+
+    def _refusal(self, packet: Packet, place: int, *, is_genuine: bool, due: int) -> CommandRefusedError:
+        if not is_genuine:
+            return CommandRefusedError(FirmwareStatus.BAD_MEASUREMENT, f"the packet for {place:#x} does not verify")
+        reason = f"packet {packet.sequence} where {self.received + due} is due"
+        return CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
 
 
-def _mac(tik: bytes, kind: PacketKind, flags: int, iv: bytes, place: int, data: bytes) -> bytes:
-    return hmac.digest(tik, _AUTHENTICATED.pack(kind, flags, iv, PAGE_SIZE, len(data), place) + data, "sha256")
+def _iv(sequence: int) -> bytes:
+    return (sequence << _BLOCKS_SHIFT).to_bytes(_IV_BYTES, "big")
 
 
-def _check_length(found: int, what: str) -> None:
-    if found != PAGE_SIZE:
-        raise CommandRefusedError(FirmwareStatus.INVALID_LENGTH, f"{what} {found}, not {PAGE_SIZE}")
+def _ivs(first: int, count: int) -> Bytes:
+    """One row per packet. The upper half is never used: 2**64 blocks are beyond any session."""
+    rows = np.zeros((count, 2), dtype=">u8")
+    rows[:, 1] = (np.arange(count, dtype=np.uint64) + np.uint64(first)) << np.uint64(_BLOCKS_SHIFT)
+    return rows.view(np.uint8).reshape(count, _IV_BYTES)
+
+
+def _macs(tik: bytes, kind: PacketKind, headers: NDArray[np.void], places: Places, data: Bytes) -> Bytes:
+    """HMAC-SHA256 of each packet, row by row."""
+    rows = np.empty(len(places), dtype=_AUTHENTICATED)
+    rows["kind"], rows["flags"], rows["iv"], rows["place"] = kind, headers["flags"], headers["iv"], places
+    rows["guest_len"] = rows["trans_len"] = PAGE_SIZE
+    rows["data"] = data
+    size, view, digest = _AUTHENTICATED.itemsize, rows.view(np.uint8).data, hmac.digest
+    macs = b"".join([digest(tik, view[at : at + size], "sha256") for at in range(0, len(view), size)])
+    return np.frombuffer(macs, dtype=np.uint8).reshape(-1, MAC_BYTES)
+
+
+def _count_equal(one: Bytes, other: Bytes) -> int:
+    """Rows that are equal before the first that is not."""
+    if one.tobytes() == other.tobytes():
+        return len(one)
+    return int(np.flatnonzero((one != other).any(axis=1))[0])
+
+
+def _check_packet(packet: Packet) -> None:
+    if len(packet.header) != HEADER_BYTES:
+        raise CommandRefusedError(FirmwareStatus.INVALID_LENGTH, f"hdr_len {len(packet.header)}")
+    _check_length(len(packet.data), "trans_len")
+
+
+def _check_length(found: int, what: str, *, pages: int = 1) -> None:
+    if found != pages * PAGE_SIZE:
+        raise CommandRefusedError(FirmwareStatus.INVALID_LENGTH, f"{what} {found}, not {pages * PAGE_SIZE}")

@@ -24,7 +24,16 @@ from harness.confidential.soft.certificates import (
 from harness.confidential.soft.guest_context import GuestContext, GuestStatus, SendSession, SendTarget
 from harness.confidential.soft.keys import KEY_BYTES, Entropy, KeyPair, system_entropy
 from harness.confidential.soft.memory_encryption import VEK_BYTES, MemoryCipher
-from harness.confidential.soft.packets import Packet, PacketKind, PacketOpener, PacketSealer, TransportKeys
+from harness.confidential.soft.packets import (
+    Bytes,
+    Packet,
+    PacketKind,
+    PacketOpener,
+    PacketRun,
+    PacketSealer,
+    Places,
+    TransportKeys,
+)
 from harness.confidential.soft.policy import ApiVersion, Policy, PolicyFlag
 from harness.confidential.soft.session import accept_session, open_session
 from harness.confidential.soft.states import NEEDS_ASID, Command, GuestState, next_state
@@ -190,6 +199,12 @@ class SecureProcessor:
         """SEND_UPDATE_DATA of one page. INVALID_LENGTH."""
         return self._seal(handle, Command.SEND_UPDATE_DATA, ram_page, page)
 
+    def send_update_run(self, handle: int, ram_pages: Places, pages: bytes | memoryview | Bytes) -> PacketRun:
+        """As many SEND_UPDATE_DATA as *ram_pages*; *pages* holds their content one behind the other. INVALID_LENGTH."""
+        guest, _ = self._admit(handle, Command.SEND_UPDATE_DATA)
+        assert guest.sealer, "a session is open in each state that makes packets"
+        return guest.sealer.seal_run(PacketKind.DATA, ram_pages, pages)
+
     def send_update_vmsa(self, handle: int, vcpu: int, vmsa: bytes) -> Packet:
         """SEND_UPDATE_VMSA of one vCPU. INVALID_LENGTH; POLICY_FAILURE without ES."""
         return self._seal(handle, Command.SEND_UPDATE_VMSA, vcpu, vmsa)
@@ -218,6 +233,14 @@ class SecureProcessor:
     def receive_update_data(self, handle: int, ram_page: int, packet: Packet) -> bytes:
         """RECEIVE_UPDATE_DATA: the page as the guest will see it. Statuses of PacketOpener.open."""
         return self._open(handle, Command.RECEIVE_UPDATE_DATA, ram_page, packet)
+
+    def receive_update_run(
+        self, handle: int, ram_pages: Places, packets: PacketRun
+    ) -> tuple[Bytes, CommandRefusedError | None]:
+        """As many RECEIVE_UPDATE_DATA as *packets*: the pages before the first refusal, and the refusal."""
+        guest, _ = self._admit(handle, Command.RECEIVE_UPDATE_DATA)
+        assert guest.opener, "a session is open in each state that takes packets"
+        return guest.opener.open_run(PacketKind.DATA, ram_pages, packets)
 
     def receive_update_vmsa(self, handle: int, vcpu: int, packet: Packet) -> bytes:
         """RECEIVE_UPDATE_VMSA. Statuses of PacketOpener.open; POLICY_FAILURE without ES."""

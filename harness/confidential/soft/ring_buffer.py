@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.confidential.soft.packets import Packet
+from harness.confidential.soft.packets import Bytes, Packet, PacketRun, Places
 from harness.confidential.soft.processor import SecureProcessor
 from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
 
@@ -67,6 +67,23 @@ def receive_batch(
         except CommandRefusedError as refusal:
             return contents, BatchEnd(done=len(contents), refusal=refusal)
     return contents, BatchEnd(done=len(contents))
+
+
+def send_run(
+    processor: SecureProcessor, handle: int, ram_pages: Places, pages: bytes | memoryview | Bytes
+) -> PacketRun:
+    """As :func:`send_batch` with arrays: all or none, for what refuses one page of a guest refuses all."""
+    _check_window(len(ram_pages))
+    return processor.send_update_run(handle, ram_pages, pages)
+
+
+def receive_run(
+    processor: SecureProcessor, handle: int, ram_pages: Places, packets: PacketRun
+) -> tuple[Bytes, BatchEnd]:
+    """As :func:`receive_batch` with arrays."""
+    _check_window(len(ram_pages))
+    pages, refusal = processor.receive_update_run(handle, ram_pages, packets)
+    return pages, BatchEnd(done=len(pages), refusal=refusal)
 
 
 def _check_window(pages: int) -> None:

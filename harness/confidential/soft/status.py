@@ -37,6 +37,14 @@ class FirmwareStatus(IntEnum):
     """Hygon only: a batch ended early."""
 
 
+def status_words(status: int) -> str:
+    """*status* for people: ``POLICY_FAILURE (0x07)``; a value that has no name stays a number."""
+    try:
+        return f"{FirmwareStatus(status).name} ({status:#04x})"
+    except ValueError:
+        return f"status {status:#04x}"
+
+
 class CommandRefusedError(Exception):
     """The secure processor refused a command. Not our own trouble: whoever issued it decides what it means."""
 

@@ -178,6 +178,25 @@ class RamMark:
         return bool(self.word & FLAG_EOS)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VendorRecords:
+    """Records of a flag that a vendor tree adds, cut by a RecordReader (ram.py), which gives a class of its own.
+
+    Valid as long as :class:`RamPages` are.
+    """
+
+    block: str
+    raw: memoryview = field(repr=False)
+    """As they stand on the wire."""
+    offset: int
+    """Offset of the first byte in the stream."""
+
+    @property
+    def last_ram_addr(self) -> int:
+        """The highest page that is named; 0 where none is."""
+        return 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TailPiece:
     """Bytes of the device sections as they come; :class:`Tail` repeats them all at the end."""
@@ -221,6 +240,7 @@ Element = (
     | RamBlockList
     | RamPages
     | RamMark
+    | VendorRecords
     | TailPiece
     | Tail
     | Eof

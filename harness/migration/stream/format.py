@@ -115,3 +115,13 @@ RAM_RECORDS: Mapping[int, RamRecord] = MappingProxyType(
     },
 )
 """The records of QEMU up to 11.1, by flag (migration/ram.c)."""
+
+OTHER_TREES: Mapping[int, str] = MappingProxyType(
+    {
+        0x200: "MULTIFD_FLUSH of QEMU 8.0 and later, CGS_EPOCH of Intel's TDX tree on 7.2",
+        0x400: "ENCRYPTED_DATA of the SEV and CSV series, CGS_STATE of Intel's TDX trees",
+        0x800: "CGS_EPOCH of Intel's TDX tree on 8.1",
+    },
+)
+"""Flags that mean different things in different trees (those trees' migration/ram.c). CGS_STATE_CANCEL of the 8.1 tree,
+0x1000, lies outside the flag bits of a 4 KiB page: it reads as a bit of the address."""

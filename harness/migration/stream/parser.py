@@ -15,7 +15,7 @@ the stream ends; :mod:`harness.migration.stream.devices` decodes it then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.migration.stream import configuration
 from harness.migration.stream import format as wire
@@ -34,7 +34,7 @@ from harness.migration.stream.elements import (
     TailPiece,
 )
 from harness.migration.stream.format import RAM_RECORDS, CommandCode, RamRecord, SectionType
-from harness.migration.stream.ram import RamScanner
+from harness.migration.stream.ram import RamScanner, RecordReader
 from harness.migration.stream.tail import find_description
 from harness.model.errors import StreamError
 from harness.model.memory import PAGE_SIZE
@@ -47,9 +47,16 @@ Step = Callable[[memoryview, int, list[Element]], int]
 class StreamParser:
     """Parses one stream. After a StreamError it is spent; what came before it is in *salvaged*."""
 
-    def __init__(self, *, ram_records: Mapping[int, RamRecord] = RAM_RECORDS, nested: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        ram_records: Mapping[int, RamRecord] = RAM_RECORDS,
+        ram_readers: Sequence[RecordReader] = (),
+        nested: bool = False,
+    ) -> None:
         """*nested* parses the inside of a PACKAGED command, which has no header."""
         self._ram_records = ram_records
+        self._ram_readers = tuple(ram_readers)
         self._page_size = PAGE_SIZE
         self._has_gpa = False
         self._is_postcopy = False
@@ -82,6 +89,11 @@ class StreamParser:
     def is_in_ram(self) -> bool:
         """True inside a part of the RAM section: page records may come, and may be inserted."""
         return self._step == self._ram_record
+
+    @property
+    def unknown_flags(self) -> tuple[int, ...]:
+        """Flags of the RAM record at which the stream was not understood any more."""
+        return tuple(self._ram.unknown_flags) if self._ram else ()
 
     @property
     def is_in_tail(self) -> bool:
@@ -260,7 +272,9 @@ class StreamParser:
         if head.version_id != 4:
             raise cursor.error(f"RAM section of version {head.version_id}, expected 4")
         self._ram_id = head.section_id
-        self._ram = RamScanner(page_size=self._page_size, has_gpa=self._has_gpa, records=self._ram_records)
+        self._ram = RamScanner(
+            page_size=self._page_size, has_gpa=self._has_gpa, records=self._ram_records, readers=self._ram_readers
+        )
         self._ram.is_postcopy_advised = self._is_postcopy
 
     def _ram_record(self, view: memoryview, pos: int, elements: list[Element]) -> int:

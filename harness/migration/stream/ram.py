@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from harness.migration.stream.cursor import U64, Cursor
-from harness.migration.stream.elements import RamBlock, RamBlockList, RamMark, RamPages
+from harness.migration.stream.elements import RamBlock, RamBlockList, RamMark, RamPages, VendorRecords
 from harness.migration.stream.format import (
     FLAG_CONTINUE,
     FLAG_HOOK,
@@ -17,6 +18,7 @@ from harness.migration.stream.format import (
     FLAG_ZERO,
     MAX_RAM_BLOCKS,
     MAX_RAM_BYTES,
+    OTHER_TREES,
     RamRecord,
 )
 from harness.model.errors import StreamError
@@ -32,10 +34,46 @@ MAX_BLOCK_PAGE_BYTES = 16 << 30
 """The largest huge page of any architecture."""
 
 
+class RecordReader(Protocol):
+    """Cuts the records of one flag that a vendor tree adds. It may keep state: one reader serves one stream.
+
+    What it cannot cut yet it answers with NeedMoreError, what is no such record with StreamError, as a Cursor does.
+    """
+
+    @property
+    def flag(self) -> int:
+        """Bit of the word that says so."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """True in the middle of a record that is given in several elements."""
+        ...
+
+    def read(self, view: memoryview, pos: int, *, base: int, block: str) -> tuple[VendorRecords, int]:
+        """The records at *pos*, and where they end; *base* is the offset of ``view[0]``, *block* the current one."""
+        ...
+
+    def resume(self, view: memoryview, pos: int, *, base: int) -> tuple[VendorRecords, int]:
+        """The next part of an open record."""
+        ...
+
+
 class RamScanner:
     """Cuts the inside of RAM sections into elements; keeps what the wire leaves out: blocks and the current block."""
 
-    def __init__(self, *, page_size: int, has_gpa: bool, records: Mapping[int, RamRecord]) -> None:
+    def __init__(
+        self,
+        *,
+        page_size: int,
+        has_gpa: bool,
+        records: Mapping[int, RamRecord],
+        readers: Sequence[RecordReader] = (),
+    ) -> None:
+        self.unknown_flags: list[int] = []
+        """Flags of the record at which the stream was not understood any more."""
+        self._readers = {reader.flag: reader for reader in readers}
+        self._open: RecordReader | None = None
         self.blocks: dict[str, RamBlock] = {}
         self.block = ""
         self.is_postcopy_advised = False
@@ -43,16 +81,23 @@ class RamScanner:
         self._has_gpa = has_gpa
         self._records = records
 
-    def scan(self, view: memoryview, pos: int, *, base: int) -> tuple[RamPages | RamBlockList | RamMark, int]:
+    def scan(
+        self, view: memoryview, pos: int, *, base: int
+    ) -> tuple[RamPages | RamBlockList | RamMark | VendorRecords, int]:
         """The next element at *pos* and the position behind it; *base* is the stream offset of ``view[0]``.
 
         Raises NeedMoreError when not even one record is complete.
         """
+        if self._open is not None:
+            return self._vendor_part(self._open, view, pos, base=base)
         cursor = Cursor(view, pos, len(view), base=base)
         word = cursor.u64()
         flags = word & (self._page_size - 1)
         if flags == FLAG_MEM_SIZE:
             return self._block_list(cursor, word), cursor.pos
+        reader = self._readers.get(flags & ~FLAG_CONTINUE)
+        if reader is not None:
+            return self._vendor(reader, view, pos, base=base)
         record = self._record(cursor, flags)
         if record.has_block:
             return self._pages(view, pos, base=base)
@@ -63,13 +108,23 @@ class RamScanner:
     def _record(self, cursor: Cursor, flags: int) -> RamRecord:
         record = self._records.get(flags & ~FLAG_CONTINUE)
         if record is None:
-            hint = (
-                "RDMA streams are not supported"
-                if flags & FLAG_HOOK
-                else "a vendor tree's flag? see format.RAM_RECORDS"
-            )
-            raise cursor.error(f"RAM record with unknown flags {flags:#x}", hint=hint)
+            self.unknown_flags.append(flags & ~FLAG_CONTINUE)
+            raise cursor.error(f"RAM record with unknown flags {flags:#x}", hint=_hint(flags))
         return record
+
+    def _vendor(self, reader: RecordReader, view: memoryview, pos: int, *, base: int) -> tuple[VendorRecords, int]:
+        records, end = reader.read(view, pos, base=base, block=self.block)
+        if records.last_ram_addr >= self._used_bytes(records.block, records.offset):
+            message = f"page {records.last_ram_addr:#x} lies beyond block {records.block}"
+            raise StreamError(message, offset=records.offset)
+        self.block = records.block
+        self._open = reader if reader.is_open else None
+        return records, end
+
+    def _vendor_part(self, reader: RecordReader, view: memoryview, pos: int, *, base: int) -> tuple[VendorRecords, int]:
+        records, end = reader.resume(view, pos, base=base)
+        self._open = reader if reader.is_open else None
+        return records, end
 
     def _block_list(self, cursor: Cursor, word: int) -> RamBlockList:
         left = word - FLAG_MEM_SIZE
@@ -192,3 +247,10 @@ class RamScanner:
         ram_addr = words[index] & ~mask
         message = f"page {ram_addr:#x} lies beyond block {block} of {used_bytes:#x} bytes"
         return StreamError(message, offset=base + starts[index])
+
+
+def _hint(flags: int) -> str:
+    if flags & FLAG_HOOK:
+        return "RDMA streams are not supported"
+    meanings = [meaning for flag, meaning in OTHER_TREES.items() if flags & flag]
+    return f"another tree's flag: {'; '.join(meanings)}" if meanings else "a vendor tree's flag? see format.RAM_RECORDS"

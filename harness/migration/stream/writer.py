@@ -23,6 +23,7 @@ from harness.migration.stream.elements import (
     SectionHead,
     Tail,
     TailPiece,
+    VendorRecords,
 )
 from harness.migration.stream.format import FLAG_CONTINUE, SectionType
 
@@ -34,6 +35,8 @@ def write(elements: Iterable[Element]) -> bytes:
 
 def encode(element: Element) -> bytes:
     """The bytes of one element."""
+    if isinstance(element, VendorRecords):
+        return bytes(element.raw)
     return ENCODERS[type(element)](element)
 
 

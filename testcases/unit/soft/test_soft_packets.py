@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hmac
 import struct
+from random import Random
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -18,6 +20,7 @@ from harness.confidential.soft.packets import (
     Packet,
     PacketKind,
     PacketOpener,
+    PacketRun,
     PacketSealer,
     TransportKeys,
 )
@@ -117,10 +120,53 @@ def test_the_bytes_are_those_that_are_written_down(kind: PacketKind, place: int,
     for _ in range(before):
         sealer.seal(PacketKind.DATA, 0, bytes(4096))
     packet = sealer.seal(kind, place, page)
-    iv = before.to_bytes(8, "big") + bytes(8)
+    iv = (before * 4096 // 16).to_bytes(16, "big")
     assert packet.data == Cipher(AES(KEYS.tek), CTR(iv)).encryptor().update(page)
     told = struct.pack("<BI16sIIQ", kind, 0, iv, 4096, 4096, place) + packet.data
     assert packet.header == bytes(4) + iv + hmac.digest(KEYS.tik, told, "sha256")
+
+
+@PROPERTY
+@given(st.lists(places, min_size=1, max_size=5), st.integers(0, 3), st.integers(0, 1 << 32))
+def test_a_run_is_its_packets_one_by_one(places: list[int], before: int, content: int) -> None:
+    one, run = PacketSealer(KEYS), PacketSealer(KEYS)
+    for sealer in (one, run):
+        for _ in range(before):
+            sealer.seal(PacketKind.DATA, 0, bytes(4096))
+    plain = Random(content).randbytes(4096 * len(places))
+    numbers = np.array(places, dtype=np.uint64)
+    packets = run.seal_run(PacketKind.DATA, numbers, plain)
+    pages = [plain[at : at + 4096] for at in range(0, len(plain), 4096)]
+    assert list(packets) == [one.seal(PacketKind.DATA, place, page) for place, page in zip(places, pages, strict=True)]
+    opener = PacketOpener(KEYS)
+    opener.received = before
+    opened, refusal = opener.open_run(PacketKind.DATA, numbers, PacketRun.of(list(packets)))
+    assert (opened.tobytes(), refusal) == (plain, None)
+
+
+@PROPERTY
+@given(st.integers(0, 4), st.sampled_from(["data", "mac", "place", "order"]))
+def test_a_run_goes_up_to_the_first_bad_packet(bad: int, how: str) -> None:
+    plain = b"".join(bytes([number]) * 4096 for number in range(5))
+    numbers = np.arange(5, dtype=np.uint64)
+    run = PacketSealer(KEYS).seal_run(PacketKind.DATA, numbers, plain)
+    headers, data = run.headers.copy(), run.data.copy()
+    expected = FirmwareStatus.BAD_MEASUREMENT
+    match how:
+        case "data":
+            data[bad, 7] ^= 1
+        case "mac":
+            headers[bad, 30] ^= 4
+        case "place":
+            numbers[bad] += 9
+        case _:
+            order = [*range(bad), *range(bad + 1, 5)]
+            headers, data, numbers = headers[order], data[order], numbers[order]
+            expected = FirmwareStatus.SECURE_DATA_INVALID
+    opened, refusal = (opener := PacketOpener(KEYS)).open_run(PacketKind.DATA, numbers, PacketRun(headers, data))
+    assert opened.tobytes() == plain[: bad * 4096]
+    assert opener.received == bad
+    assert (refusal.status if refusal else None) == (expected if bad < len(numbers) else None)
 
 
 def test_equal_pages_never_look_equal_on_the_wire() -> None:
