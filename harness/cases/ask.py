@@ -18,7 +18,7 @@ from harness.cases.request import Request, fresh_seed
 from harness.cases.settings import parse_settings
 from harness.confidential.backend import find_backend
 from harness.model.errors import UsageError
-from harness.model.machine import Accel
+from harness.model.machine import DEFAULT_MACHINES, Accel, Arch
 from harness.model.seed import SEED_MASK, Seed
 from harness.report.store import Keep
 
@@ -34,6 +34,8 @@ class Words:
     sets: tuple[str, ...] = ()
     backend: str | None = None
     """None: the one of the case."""
+    arch: str | None = None
+    """None: x86_64."""
     accel: str = "auto"
     qemu: Path | None = None
     qemu_dst: Path | None = None
@@ -72,16 +74,23 @@ def parse_accel(text: str) -> Accel | None:
     return None if text == "auto" else _choice(Accel, text, "--accel", extra="auto")
 
 
+def parse_arch(text: str | None) -> Arch:
+    """Read ``--arch``; x86_64 when nobody said. UsageError for anything else."""
+    return _choice(Arch, text, "--arch") if text else Arch.X86_64
+
+
 def _expand(pattern: str, words: Words) -> list[Request]:
     if words.backend:
         find_backend(words.backend)
     plan_faults(words.faults)
+    arch = parse_arch(words.arch)
     first = parse_seed(words.seed) if words.seed else fresh_seed()
     return [
         Request(
             case=case,
-            settings=parse_settings(case.settings, case.defaults, words.sets),
+            settings=parse_settings(case.settings, {"machine": DEFAULT_MACHINES[arch], **case.defaults}, words.sets),
             seed=first if number == 0 else Seed(first.sub("repeat", number)),
+            arch=arch,
             qemu=as_named(words.qemu),
             qemu_dst=as_named(words.qemu_dst),
             accel=parse_accel(words.accel),
@@ -101,6 +110,7 @@ def _over(entry: Entry, words: Words) -> Words:
         words,
         sets=(*sets, *words.sets),
         backend=words.backend or entry.backend,
+        arch=words.arch or entry.arch,
         faults=(*entry.faults, *words.faults),
         repeat=entry.repeat * words.repeat,
     )

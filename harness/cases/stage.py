@@ -21,7 +21,7 @@ from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
 from harness.model.errors import LostError
 from harness.model.guest import GuestDescription, RamLayout
-from harness.model.machine import Accel, Arch, MachineSpec
+from harness.model.machine import Accel, MachineSpec
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
 from harness.report.losses import Losses
@@ -89,7 +89,7 @@ class Guest:
     @property
     def layout(self) -> RamLayout:
         """Where its main memory lies."""
-        return RamLayout.q35(self.vm.ram.size_bytes)
+        return RamLayout.of(self.vm.spec.arch, self.vm.ram.size_bytes)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -230,9 +230,10 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
     """The machine that *request* asks for; both sides get the same."""
     return MachineSpec(
         machine=request.settings.machine,
+        arch=request.arch,
         accel=accel,
         vcpus=request.settings.vcpus,
         memory_mib=request.settings.memory_mib,
         trim_kib=request.settings.trim_kib,
-        kernel=str(probe_image(Arch.X86_64)),
+        kernel=str(probe_image(request.arch)),
     )

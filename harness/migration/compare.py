@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from harness.guest.pattern import LEDGER_LOCK, diagnose_page, read_ledger
 from harness.model.evidence import BlockComparison
 from harness.model.guest import GuestDescription, RamLayout
+from harness.model.machine import RAM_IDS, Arch
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SHIFT, PAGE_SIZE, Damage, PageDamage, coalesce
-from harness.vm.commandline import RAM_ID
 from harness.vm.ram import SharedRam
 from harness.vm.ram_compare import differing_pages
 
@@ -24,11 +24,12 @@ def compare_ram(source: SharedRam, destination: SharedRam, guest: GuestDescripti
 
     A page that differs is diagnosed against the pattern, in the generation that the source's ledger tells.
     """
-    layout = RamLayout.q35(source.size_bytes)
+    arch = Arch(guest.arch)
+    layout = RamLayout.of(arch, source.size_bytes)
     ram_addrs = [int(page) << PAGE_SHIFT for page in differing_pages(source, destination)]
     generations = _generations(source, layout, guest) if ram_addrs else {}
     return BlockComparison(
-        block=RAM_ID,
+        block=RAM_IDS[arch],
         source_bytes=source.size_bytes,
         destination_bytes=destination.size_bytes,
         pages_bad=len(ram_addrs),

@@ -21,6 +21,15 @@ class Arch(StrEnum):
     AARCH64 = "aarch64"
 
 
+DEFAULT_MACHINES = {Arch.X86_64: "pc-q35-7.2", Arch.AARCH64: "virt-7.2"}
+"""The machine type of each architecture when nobody says."""
+
+RAM_IDS = {Arch.X86_64: "pc.ram", Arch.AARCH64: "mach-virt.ram"}
+"""Name of main memory's RAMBlock: what QEMU itself calls it (default_ram_id in hw/i386/pc.c and hw/arm/virt.c)."""
+
+MAIN_RAM_IDS = frozenset(RAM_IDS.values())
+
+
 class Accel(StrEnum):
     """What runs the guest's instructions."""
 
@@ -37,6 +46,13 @@ X86_64_CPU = (
 ``max`` means another CPU in every version. ``x2apic`` came to TCG after 7.2, ``rdseed`` and ``pcid`` are not in 7.2.
 """
 
+
+AARCH64_CPU = "neoverse-n1"
+"""A named model of Armv8.2 that QEMU 7.2 and 10.0 have; ``max`` means another CPU in every version.
+
+No model moves between the two under TCG: 7.2 sends a register that 10.0 has not (AArch32 PAR, non-secure), 10.0 sends
+more than 7.2 has, and ID_DFR0_EL1 differs (seen with cortex-a35, a53, a57, a72, a76, neoverse-n1 and max).
+"""
 
 KVM_CPU = "host,-kvmclock,-kvmclock-stable-bit"
 """Whatever the host is. Firmware that registers a kvmclock page leaves KVM with a page that it updates when the clock
@@ -62,7 +78,11 @@ class MachineSpec:
     accel: Accel = Accel.TCG
     arch: Arch = Arch.X86_64
     cpu: str = ""
-    """Value of ``-cpu``; empty is :data:`X86_64_CPU` under TCG and ``host`` under KVM."""
+    """Value of ``-cpu``; empty is the architecture's model under TCG and ``host`` under KVM."""
+    gic_version: int = 3
+    """Of virt's interrupt controller; 4 needs *has_el2*."""
+    has_el2: bool = False
+    """Whether virt's vCPUs have EL2 (``virtualization=on``), and boot there."""
     vcpus: int = 1
     memory_mib: int = 128
     trim_kib: int = 0
@@ -96,7 +116,16 @@ class MachineSpec:
     @property
     def cpu_model(self) -> str:
         """What ``-cpu`` gets: under KVM no list of ours would fit every host."""
-        return self.cpu or (X86_64_CPU if self.accel is Accel.TCG else KVM_CPU)
+        if self.cpu:
+            return self.cpu
+        if self.arch is Arch.AARCH64:
+            return AARCH64_CPU if self.accel is Accel.TCG else "host"
+        return X86_64_CPU if self.accel is Accel.TCG else KVM_CPU
+
+    @property
+    def ram_id(self) -> str:
+        """Name of main memory's RAMBlock."""
+        return RAM_IDS[self.arch]
 
     @property
     def memory_bytes(self) -> int:
@@ -112,6 +141,6 @@ class FdPlan:
     """A memfd that holds main memory; the harness maps it too."""
     qmp: int = 4
     console: int = 5
-    """Socket of COM1: lines for people."""
+    """Socket of COM1, or of virt's PL011: lines for people."""
     channel: int = 6
-    """Socket of COM2: the guest's command protocol."""
+    """Socket of COM2, or of virt's pci-serial: the guest's command protocol."""

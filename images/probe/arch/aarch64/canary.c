@@ -2,7 +2,7 @@
  * those of PROTOCOL.md. */
 #include "canary_system.h"
 
-enum { ID_GPR = 0, ID_SP = 31, ID_PSTATE = 32, ID_FPCR = 40, ID_FPSR, ID_SIMD = 64, GPRS = 32, SIMDS = 32, SIMD_BYTES = 16 };
+enum { ID_GPR = 256, ID_PSTATE = 288, ID_FPCR = 296, ID_FPSR, ID_SIMD = 320, GPRS = 32, SP = 31, SIMDS = 32, SIMD_BYTES = 16 };
 #define PSTATE_I 0x80ull
 #define PSTATE_FLAGS 0xf0000000ull
 #define FPCR_FREE 0x07c00000ull        /* AHP, DN, FZ, RMode; no traps */
@@ -39,7 +39,7 @@ static void draw_live(struct live *live, uint64_t seed, unsigned cpu)
 		live->gpr[i] = draw(seed, cpu, ID_GPR + i);
 	for (unsigned i = 0; i < SIMDS; i++)
 		for (unsigned word = 0; word < SIMD_BYTES / 8; word++) {
-			uint64_t value = draw(seed, cpu, ID_SIMD + i + 256 * (word + 1));
+			uint64_t value = draw(seed, cpu, ID_SIMD + i + 1024 * (word + 1));
 
 			memcpy(live->simd[i] + 8 * word, &value, sizeof value);
 		}
@@ -71,7 +71,7 @@ void canary_leave(struct cpu *cpu, struct frame *frame)
 	if (frame->elr != (uint64_t)canary_spin)
 		return;
 	memcpy(now->gpr, frame->x, sizeof frame->x);
-	now->gpr[ID_SP] = frame->sp;
+	now->gpr[SP] = frame->sp;
 	found_pstate[cpu->index] = frame->spsr;
 	frame->elr = (uint64_t)canary_return;
 	frame->sp = loaded[cpu->index].saved_sp;
