@@ -90,10 +90,11 @@ def _undercounted(evidence: MapEvidence, said: Disagreement) -> Cause | None:
         for call in evidence.conversions
         if call.took_effect and call.is_private == private
     ]
-    alone = PageSet.from_ranges(item for item in said.pages.ranges() if item[1] - item[0] == 1)
+    if not ends:
+        return None
     behind = evidence.addresses.to_ram(PageSet.from_ranges(ends))[0] & _log_opposes(evidence, private=private)
     remedy = "class B5: right after the last page of a call to the same status, as if its count were one too small"
-    return Cause(kind="undercounted", pages=alone & behind, remedy=remedy)
+    return Cause(kind="undercounted", pages=said.pages.narrow(1) & behind, remedy=remedy)
 
 
 def _never_reported(evidence: MapEvidence, said: Disagreement) -> Cause | None:

@@ -16,6 +16,7 @@ import numpy as np
 Edges = np.ndarray[tuple[int], np.dtype[np.uint64]]
 """Strictly ascending page indexes, an even number of them."""
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+_PIECE = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +77,15 @@ class PageSet:
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Maximal half-open ranges in ascending order."""
-        return ((start, end) for start, end in self.edges.reshape(-1, 2).tolist())
+        # Piece by piece: most callers show the first few of a great many.
+        for at in range(0, len(self.edges), _PIECE):
+            yield from map(tuple, self.edges[at : at + _PIECE].reshape(-1, 2).tolist())
+
+    def narrow(self, pages: int) -> PageSet:
+        """Those maximal ranges that have at most *pages* pages."""
+        starts, ends = self.edges[::2], self.edges[1::2]
+        few = ends - starts <= np.uint64(pages)
+        return PageSet.from_bounds(starts[few], ends[few])
 
     def holds(self, pages: Edges) -> Flags:
         """For each page index, whether it is in the set."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from harness.model.drawings import MapStrip, SessionSequence
 from harness.model.seed import Seed
 from harness.model.timeline import Timeline
 from harness.model.verdict import Finding, Verdict
@@ -49,6 +50,10 @@ class CaseResult:
     """What to try, when there is something better than the findings' remedies."""
     timelines: tuple[Timeline, ...] = ()
     heat: PageHeat | None = None
+    map_strips: tuple[MapStrip, ...] = ()
+    """One per hop of a protected guest, see :func:`harness.model.map_strip.map_strip`."""
+    sessions: tuple[SessionSequence, ...] = ()
+    """One per attempt, see :func:`harness.model.session_sequence.sequence_of`."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of ``cvmig run --json``: plain JSON types, stable member names."""

@@ -1,7 +1,7 @@
 """Known bugs of confidential migration that the software platform can play, to prove that a check catches each.
 
-The classes B.. are those of the field's bug reports (references of this project); what a row says it does, it does to the
-guest, its host or the wire, and no check asks whether it is on.
+The classes B.. are those of the field's bug reports (references of this project); what a row says it does, it does to
+the guest, its host or the wire, and no check asks whether it is on.
 """
 
 from __future__ import annotations

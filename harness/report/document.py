@@ -1,7 +1,7 @@
 """The JSON of results: the document of ``cvmig run --json``, and ``result.json`` with its way back.
 
-``result.json`` holds more than the document: timelines and the heat map, so that ``cvmig report`` can draw the page
-again without the run.
+``result.json`` holds more than the document: timelines, the heat map, page maps and sessions, so that ``cvmig report``
+can draw the page again without the run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from harness.model.drawings import MapStrip, SessionSequence
 from harness.model.errors import UsageError
 from harness.model.result import CaseResult, PageHeat
 from harness.model.seed import Seed
@@ -34,6 +35,8 @@ def dump(result: CaseResult, losses: Sequence[str] = ()) -> str:
         "result": plain(result.as_json()),
         "timelines": [plain(asdict(timeline)) for timeline in result.timelines],
         "heat": plain(asdict(result.heat)) if result.heat else None,
+        "map_strips": [plain(asdict(strip)) for strip in result.map_strips],
+        "sessions": [plain(asdict(session)) for session in result.sessions],
         "losses": list(losses),
     }
     return json.dumps(members) + "\n"
@@ -66,6 +69,9 @@ def _result(members: Mapping[str, Any], run_dir: str) -> CaseResult:
     entry["findings"] = TypeAdapter(tuple[Finding, ...]).validate_python(entry["findings"])
     entry["timelines"] = TypeAdapter(tuple[Timeline, ...]).validate_python(members["timelines"])
     entry["heat"] = TypeAdapter(PageHeat | None).validate_python(members["heat"])
+    # Documents of before the software platform have neither.
+    entry["map_strips"] = TypeAdapter(tuple[MapStrip, ...]).validate_python(members.get("map_strips", []))
+    entry["sessions"] = TypeAdapter(tuple[SessionSequence, ...]).validate_python(members.get("sessions", []))
     result: CaseResult = TypeAdapter(CaseResult).validate_python(entry)
     return result
 

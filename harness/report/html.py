@@ -12,11 +12,11 @@ import base64
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.model.errors import SetupError
 from harness.model.result import CaseResult
@@ -32,11 +32,14 @@ from harness.report.losses import tell
 from harness.report.plot import LEFT, RIGHT, WIDTH, Plot, downtime_s, plot
 from harness.report.prose import byte_rows, pieces
 from harness.report.repro import repro_line, run_words
+from harness.report.sequence import BOX_HEIGHT, BOX_WIDTH, draw_sequence
 from harness.report.store import INDEX_HTML, INDEX_JSON, REPORT, CaseFolder, Run
+from harness.report.strip import ROW, STRIP_LEFT, draw_strip
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_Item = TypeVar("_Item")
 _TEMPLATES = Path(__file__).parent / "templates"
 _FINDINGS_SHOWN = 200
 _HOPS_DRAWN = 6
@@ -69,7 +72,7 @@ class Hop:
 
 def warm_up() -> None:
     """Import and compile what the first page needs (80 ms). Worth a thread while a guest boots."""
-    for name in ("case.html", "timeline.html", "heatmap.html"):
+    for name in ("case.html", "timeline.html", "heatmap.html", "strip.html", "sequence.html"):
         _environment().get_template(name)
 
 
@@ -84,6 +87,8 @@ def render_case(result: CaseResult, folder: Path) -> str:
             hops=_hops(result.timelines),
             heat=heat_map(result.heat) if result.heat else None,
             cell=CELL,
+            map_strips=_ends(result.map_strips, draw_strip),
+            sessions=_ends(result.sessions, draw_sequence),
             headlines=[name for name in _HEADLINES if name in result.timings],
             findings=result.findings[:_FINDINGS_SHOWN],
             findings_left_out=max(0, len(result.findings) - _FINDINGS_SHOWN),
@@ -148,6 +153,13 @@ def _command(result: CaseResult) -> str:
     return one_line(shlex.join(("cvmig", *run_words(result))))
 
 
+def _ends(items: Sequence[_Item], draw: Callable[[_Item], object]) -> dict[str, object]:
+    """Drawings of the first and the last of *items*, and how many were left out between them."""
+    half = _HOPS_DRAWN // 2
+    shown = items if len(items) <= _HOPS_DRAWN else (*items[:half], *items[-half:])
+    return {"drawn": [drawing for item in shown if (drawing := draw(item))], "left_out": len(items) - len(shown)}
+
+
 def _hops(timelines: Sequence[Timeline]) -> list[Hop]:
     """The first and the last hops are drawn; one more finely when it is the only one."""
     columns = 400 if len(timelines) == 1 else 100
@@ -199,6 +211,10 @@ def _environment() -> Environment:
         "WIDTH": WIDTH,
         "LEFT": LEFT,
         "RIGHT": RIGHT,
+        "STRIP_LEFT": STRIP_LEFT,
+        "ROW": ROW,
+        "BOX_WIDTH": BOX_WIDTH,
+        "BOX_HEIGHT": BOX_HEIGHT,
     }
     environment.filters |= {
         "number": number,

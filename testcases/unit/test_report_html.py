@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.model.drawings import Actor, MapStrip, SequenceStep, SessionSequence, StripRow
 from harness.model.errors import SetupError, UsageError
 from harness.model.memory import Damage
+from harness.model.page_map import Witness
 from harness.model.result import CaseResult, PageHeat
 from harness.model.seed import Seed
 from harness.model.timeline import Mark, Phase, Sample, Timeline
@@ -124,7 +126,59 @@ HOSTILE = replace(
         ),
     ),
     heat=PageHeat(pages_per_bucket=1, layers={EVIL: (1, 2)}),
+    map_strips=(
+        MapStrip(
+            title=EVIL,
+            total_pages=10,
+            pages_per_column=1,
+            windows=((0, 0, 10),),
+            rows=(StripRow(witness=EVIL, kinds=EVIL),),
+            mismatch_pages=1,
+            mismatches=(EVIL,),
+        ),
+    ),
+    sessions=(
+        SessionSequence(
+            title=EVIL,
+            end=EVIL,
+            steps=(
+                SequenceStep(
+                    sender=Actor.SOURCE_HOST, receiver=Actor.SOURCE_PROCESSOR, label=EVIL, status=1, detail=EVIL
+                ),
+            ),
+        ),
+    ),
 )
+
+
+def a_strip(hop: int = 1, columns: int = 1000) -> MapStrip:
+    """Kinds that change in every column: the largest drawing that there can be."""
+    rows = tuple(StripRow(witness=witness.value, kinds=("psbm-" * columns)[:columns]) for witness in Witness)
+    return MapStrip(
+        title=f"hop {hop}",
+        total_pages=columns * 66,
+        pages_per_column=66,
+        windows=((0, 0, 1000), (1 << 20, 1000, columns * 66 - 1000)),
+        rows=rows,
+        mismatch_pages=columns,
+        mismatches=("0x1000-0x1fff",),
+        mismatches_left_out=3,
+    )
+
+
+def a_session(hop: int = 1) -> SessionSequence:
+    steps = (
+        SequenceStep(sender=Actor.SOURCE_HOST, receiver=Actor.SOURCE_PROCESSOR, label="send-update-data", count=65211),
+        SequenceStep(sender=Actor.SOURCE_HOST, receiver=Actor.DESTINATION_HOST, label="packets", count=65211),
+        SequenceStep(
+            sender=Actor.DESTINATION_HOST,
+            receiver=Actor.DESTINATION_PROCESSOR,
+            label="receive-update-data",
+            status=0xB,
+            detail="the packet does not verify",
+        ),
+    )
+    return SessionSequence(title=f"hop {hop}", end="failed", steps=steps)
 
 
 @pytest.fixture
@@ -227,6 +281,35 @@ def test_the_page_stays_small(folder: Path, count: int) -> None:
     assert len(render_case(result, folder)) < 300_000
 
 
+def test_the_page_map_and_the_session_are_drawn(folder: Path) -> None:
+    page = Page(render_case(replace(FAILED, map_strips=(a_strip(),), sessions=(a_session(),)), folder))
+    for part in (
+        "Page map",
+        "guest, by host",
+        "hypercalls",
+        "destination",
+        "mismatch: not what the guest says",
+        "1\u202f000 pages told in two ways: gpa 0x1000-0x1fff and 3 ranges more",
+        "source processor",
+        "send-update-data \u00d7 65\u202f211",
+        "BAD_MEASUREMENT (0x0b): the packet does not verify",
+    ):
+        assert part in page.text, part
+    assert ("g", "class", "refused") in page.attributes
+    assert "Page map" not in Page(render_case(FAILED, folder)).text
+
+
+def test_many_maps_and_sessions_are_bounded(folder: Path) -> None:
+    strips = tuple(a_strip(hop) for hop in range(1, 101))
+    sessions = tuple(a_session(hop) for hop in range(1, 101))
+    text = render_case(replace(FAILED, map_strips=strips, sessions=sessions), folder)
+    page = Page(text)
+    assert page.text.count("94 between them") == 2
+    assert "hop 100" in page.text
+    assert "hop 50" not in page.text
+    assert len(text) < 1_000_000
+
+
 def test_what_did_not_happen_is_said(folder: Path) -> None:
     assert "No migration was begun" in Page(render_case(BARE, folder)).text
     assert "Nothing was recorded" in Page(render_case(replace(BARE, timelines=(Timeline(),)), folder)).text
@@ -241,7 +324,7 @@ def test_a_folder_that_is_gone_still_gives_a_page(tmp_path: Path) -> None:
 def test_hover_data_are_json(folder: Path) -> None:
     page = Page(render_case(HOSTILE, folder))
     data = [json.loads(value) for _, name, value in page.attributes if name.startswith("data-")]
-    assert len(data) == 3
+    assert len(data) == 4
 
 
 def test_a_bug_in_the_page_never_costs_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.model.drawings import Actor, MapStrip, SequenceStep, SessionSequence, StripRow
 from harness.model.errors import SetupError, UsageError
 from harness.model.result import CaseResult, PageHeat
 from harness.model.seed import Seed
@@ -48,6 +49,30 @@ RESULT_IN_FULL = CaseResult(
         Timeline(hop=1),
     ),
     heat=PageHeat(pages_per_bucket=8, layers={"written": (1, 2, 0), "damaged": (0, 1, 0)}),
+    map_strips=(
+        MapStrip(
+            title="hop 1",
+            total_pages=9,
+            pages_per_column=3,
+            windows=((0, 0, 6), (0x100000, 6, 3)),
+            rows=(StripRow(witness="host-list", kinds="psm"), StripRow(witness="stream", kinds="-bp")),
+            mismatch_pages=1,
+            mismatches=("0x100000000-0x100000fff",),
+            mismatches_left_out=4,
+        ),
+    ),
+    sessions=(
+        SessionSequence(
+            title="hop 1",
+            end="failed",
+            steps=(
+                SequenceStep(
+                    sender=Actor.SOURCE_HOST, receiver=Actor.SOURCE_PROCESSOR, label="send-start", status=7, detail="no"
+                ),
+            ),
+            steps_left_out=2,
+        ),
+    ),
 )
 
 
@@ -57,6 +82,14 @@ def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
     assert stored.result == replace(RESULT_IN_FULL, run_dir=str(tmp_path))
     assert stored.losses == ("events.jsonl: No space left on device",)
     assert stored.path == tmp_path
+
+
+def test_a_document_of_before_the_drawings_can_be_read(tmp_path: Path) -> None:
+    members = json.loads(dump(RESULT_IN_FULL))
+    del members["map_strips"], members["sessions"]
+    (tmp_path / RESULT).write_text(json.dumps(members))
+    stored = load_case(tmp_path).result
+    assert stored == replace(RESULT_IN_FULL, run_dir=str(tmp_path), map_strips=(), sessions=())
 
 
 def test_a_result_without_anything_comes_back(tmp_path: Path) -> None:

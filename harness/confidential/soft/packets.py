@@ -1,9 +1,12 @@
 """Transport packets: one page or one VMSA, encrypted and authenticated under the keys of one session.
 
-Shape as in the SEV API's packet header (52 bytes: flags u32, iv 16, mac 32; AES-128-CTR, HMAC-SHA256). What real
-firmware feeds into the MAC of a migration packet is not verified; ours, private to the emulation, is::
+Shape as in the SEV API's packet header: 52 bytes, flags u32, iv 16, mac 32; AES-128-CTR under TEK, a MAC under TIK.
+What real firmware feeds into the MAC of a migration packet is not verified; ours, private to the emulation, is::
 
     B kind   u32 flags   16s iv   u32 guest_len   u32 trans_len   u64 place   data
+
+The MAC is AES-128-GMAC (nonce: the last 12 bytes of the iv), 16 bytes and 16 zeros, where the API has HMAC-SHA256:
+that takes 3.5 us of each page on either side, which is more than all the rest of the way.
 
 The iv of packet n is the number, be128, of its first AES block when all packets of the session stand one behind the
 other: so no key stream is ever used twice, and a run of packets is one pass of AES-CTR. The MAC covers *place*, the RAM
@@ -12,7 +15,6 @@ page or vCPU that the packet is for: a packet that is put elsewhere does not ver
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -20,6 +22,7 @@ from typing import overload
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
@@ -29,7 +32,11 @@ from harness.model.memory import PAGE_SIZE
 
 HEADER_BYTES = 52
 MAC_BYTES = 32
+_TAG_BYTES = 16
 _IV_BYTES = 16
+_NONCE = slice(4, 16)
+_STEP_PAGES = 64
+"""Pages that are worked on at once: they stay in the cache between encryption and MAC."""
 _BLOCKS_PER_PAGE = PAGE_SIZE // 16
 _BLOCKS_SHIFT = _BLOCKS_PER_PAGE.bit_length() - 1
 _HEADER = np.dtype([("flags", "<u4"), ("iv", "u1", (_IV_BYTES,)), ("mac", "u1", (MAC_BYTES,))])
@@ -64,7 +71,7 @@ class TransportKeys:
     tek: bytes = field(repr=False)
     """AES-128 key."""
     tik: bytes = field(repr=False)
-    """HMAC key."""
+    """Key of the MAC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class Packet:
     @property
     def sequence(self) -> int:
         """As the header claims; only worth anything once the packet was opened."""
-        return int.from_bytes(self.header[4 : 4 + _IV_BYTES], "big") >> _BLOCKS_SHIFT
+        return _sequence(self.header[4 : 4 + _IV_BYTES])
 
 
 class PacketRun(Sequence[Packet]):
@@ -114,25 +121,41 @@ class PacketRun(Sequence[Packet]):
         return Packet(self.headers[index].tobytes(), self.data[index].tobytes())
 
 
-class _KeyStream:
-    """AES-CTR in both directions. One context for all packets: to make a new one costs more than to encrypt a page."""
+class _Engine:
+    """Both keys of a session, as contexts: to make new ones costs more than to encrypt a page."""
 
-    def __init__(self, tek: bytes) -> None:
-        self._context = Cipher(AES(tek), CTR(bytes(16))).encryptor()
+    def __init__(self, keys: TransportKeys) -> None:
+        self._stream = Cipher(AES(keys.tek), CTR(bytes(_IV_BYTES))).encryptor()
+        self._mac = AESGCM(keys.tik)
+        self._rows = np.empty(_STEP_PAGES, dtype=_AUTHENTICATED)
+        self._rows["guest_len"] = self._rows["trans_len"] = PAGE_SIZE
 
-    def apply(self, sequence: int, data: Bytes) -> Bytes:
-        """*data* of the packets from *sequence* on, one behind the other."""
-        out = np.empty(data.size + 15, dtype=np.uint8)
-        self._context.reset_nonce(_iv(sequence))
-        self._context.update_into(np.ascontiguousarray(data).reshape(-1).data, out.data)
-        return out[: data.size].reshape(-1, PAGE_SIZE)
+    def apply(self, sequence: int, data: Bytes, out: Bytes) -> None:
+        """AES-CTR, either way, of packets from *sequence* on; *out* has 15 bytes of room behind what is written."""
+        self._stream.reset_nonce((sequence << _BLOCKS_SHIFT).to_bytes(_IV_BYTES, "big"))
+        self._stream.update_into(np.ascontiguousarray(data).reshape(-1).data, out.data)
+
+    def macs(self, kind: PacketKind, headers: NDArray[np.void], places: Places, data: Bytes) -> Bytes:
+        """One row for each of at most _STEP_PAGES packets."""
+        rows = self._rows[: len(places)]
+        rows["kind"], rows["flags"], rows["iv"], rows["place"] = kind, headers["flags"], headers["iv"], places
+        rows["data"] = data
+        size, view, encrypt = _AUTHENTICATED.itemsize, rows.view(np.uint8).data, self._mac.encrypt
+        nonces = [iv[_NONCE] for iv in map(bytes, headers["iv"])]
+        tags = [
+            encrypt(nonce, b"", view[at : at + size])
+            for nonce, at in zip(nonces, range(0, len(view), size), strict=True)
+        ]
+        macs = np.zeros((len(places), MAC_BYTES), dtype=np.uint8)
+        macs[:, :_TAG_BYTES] = np.frombuffer(b"".join(tags), dtype=np.uint8).reshape(-1, _TAG_BYTES)
+        return macs
 
 
 class PacketSealer:
     """The sending end of one session: numbers packets from 0."""
 
     def __init__(self, keys: TransportKeys) -> None:
-        self._stream, self._tik = _KeyStream(keys.tek), keys.tik
+        self._engine = _Engine(keys)
         self.sent = 0
 
     def seal(self, kind: PacketKind, place: int, plain: bytes) -> Packet:
@@ -144,10 +167,13 @@ class PacketSealer:
         """One packet per place; *plain* holds their pages one behind the other. INVALID_LENGTH for another size."""
         pages = np.frombuffer(plain, dtype=np.uint8)
         _check_length(pages.size, "guest_len", pages=len(places))
-        data = self._stream.apply(self.sent, pages)
+        pages, (data, room) = pages.reshape(-1, PAGE_SIZE), _buffer(len(places))
         headers = np.zeros(len(places), dtype=_HEADER)
         headers["iv"] = _ivs(self.sent, len(places))
-        headers["mac"] = _macs(self._tik, kind, headers, places, data)
+        for start in range(0, len(places), _STEP_PAGES):
+            part = slice(start, start + _STEP_PAGES)
+            self._engine.apply(self.sent + start, pages[part], room[start * PAGE_SIZE :])
+            headers["mac"][part] = self._engine.macs(kind, headers[part], places[part], data[part])
         self.sent += len(places)
         return PacketRun(headers.view(np.uint8).reshape(-1, HEADER_BYTES), data)
 
@@ -156,7 +182,7 @@ class PacketOpener:
     """The receiving end of one session: takes each packet once, in order."""
 
     def __init__(self, keys: TransportKeys) -> None:
-        self._stream, self._tik = _KeyStream(keys.tek), keys.tik
+        self._engine = _Engine(keys)
         self.received = 0
 
     def open(self, kind: PacketKind, place: int, packet: Packet) -> bytes:
@@ -175,27 +201,41 @@ class PacketOpener:
         self, kind: PacketKind, places: Places, packets: PacketRun
     ) -> tuple[Bytes, CommandRefusedError | None]:
         """The pages, a row each, of the packets before the first that is refused; and the refusal as :meth:`open`."""
+        pages, room = _buffer(len(places))
         headers = np.ascontiguousarray(packets.headers).view(_HEADER).reshape(-1)
-        macs = _macs(self._tik, kind, headers, places, packets.data)
-        genuine = _count_equal(headers["mac"], macs)
+        for start in range(0, len(places), _STEP_PAGES):
+            part = slice(start, start + _STEP_PAGES)
+            done, refusal = self._check(kind, headers[part], places[part], packets.data[part])
+            self._engine.apply(self.received, packets.data[start : start + done], room[start * PAGE_SIZE :])
+            self.received += done
+            if refusal is not None:
+                return pages[: start + done], refusal
+        return pages, None
+
+    def _check(
+        self, kind: PacketKind, headers: NDArray[np.void], places: Places, data: Bytes
+    ) -> tuple[int, CommandRefusedError | None]:
+        """How many packets are good before the first that is not, and what is wrong with that one."""
+        genuine = _count_equal(headers["mac"], self._engine.macs(kind, headers, places, data))
         due = _count_equal(headers["iv"], _ivs(self.received, len(places)))
         done = min(genuine, due)
-        refusal = None
-        if done < len(places):
-            refusal = self._refusal(packets[done], int(places[done]), is_genuine=genuine > done, due=done)
-        pages = self._stream.apply(self.received, packets.data[:done])
-        self.received += done
-        return pages, refusal
-
-    def _refusal(self, packet: Packet, place: int, *, is_genuine: bool, due: int) -> CommandRefusedError:
-        if not is_genuine:
-            return CommandRefusedError(FirmwareStatus.BAD_MEASUREMENT, f"the packet for {place:#x} does not verify")
-        reason = f"packet {packet.sequence} where {self.received + due} is due"
-        return CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
+        if done == len(places):
+            return done, None
+        if genuine == done:
+            reason = f"the packet for {int(places[done]):#x} does not verify"
+            return done, CommandRefusedError(FirmwareStatus.BAD_MEASUREMENT, reason)
+        reason = f"packet {_sequence(headers['iv'][done].tobytes())} where {self.received + done} is due"
+        return done, CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
 
 
-def _iv(sequence: int) -> bytes:
-    return (sequence << _BLOCKS_SHIFT).to_bytes(_IV_BYTES, "big")
+def _buffer(pages: int) -> tuple[Bytes, Bytes]:
+    """Rows for *pages* pages, and the same bytes with the room behind them that update_into() wants."""
+    room = np.empty(pages * PAGE_SIZE + _IV_BYTES, dtype=np.uint8)
+    return room[: pages * PAGE_SIZE].reshape(pages, PAGE_SIZE), room
+
+
+def _sequence(iv: bytes) -> int:
+    return int.from_bytes(iv, "big") >> _BLOCKS_SHIFT
 
 
 def _ivs(first: int, count: int) -> Bytes:
@@ -203,17 +243,6 @@ def _ivs(first: int, count: int) -> Bytes:
     rows = np.zeros((count, 2), dtype=">u8")
     rows[:, 1] = (np.arange(count, dtype=np.uint64) + np.uint64(first)) << np.uint64(_BLOCKS_SHIFT)
     return rows.view(np.uint8).reshape(count, _IV_BYTES)
-
-
-def _macs(tik: bytes, kind: PacketKind, headers: NDArray[np.void], places: Places, data: Bytes) -> Bytes:
-    """HMAC-SHA256 of each packet, row by row."""
-    rows = np.empty(len(places), dtype=_AUTHENTICATED)
-    rows["kind"], rows["flags"], rows["iv"], rows["place"] = kind, headers["flags"], headers["iv"], places
-    rows["guest_len"] = rows["trans_len"] = PAGE_SIZE
-    rows["data"] = data
-    size, view, digest = _AUTHENTICATED.itemsize, rows.view(np.uint8).data, hmac.digest
-    macs = b"".join([digest(tik, view[at : at + size], "sha256") for at in range(0, len(view), size)])
-    return np.frombuffer(macs, dtype=np.uint8).reshape(-1, MAC_BYTES)
 
 
 def _count_equal(one: Bytes, other: Bytes) -> int:

@@ -10,6 +10,7 @@ from harness.migration.stream.ledger import PageLedger
 from harness.migration.stream.return_path import ReturnMessage
 from harness.migration.stream.settled import Frame
 from harness.migration.stream.snapshot import SnapshotCollector
+from harness.model.errors import StreamError
 from harness.model.wire import AppliedFault, WireAccount, WireEnd
 
 MAX_MESSAGES = 256
@@ -27,6 +28,8 @@ class Books:
         self.bytes_returned = 0
         self.end = WireEnd.WAITING
         self.applied: tuple[AppliedFault, ...] = ()
+        self.error: StreamError | None = None
+        """Why an edited stream was not understood any more."""
         self._machine = ""
         self._messages: list[str] = []
         self._shut_code: int | None = None

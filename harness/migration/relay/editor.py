@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from harness.migration.relay.device_editor import DeviceEditor
 from harness.migration.relay.page_editor import Buffers, PageEditor
@@ -23,6 +24,31 @@ class Edited:
 
     buffers: Buffers
     strike: Name | None = None
+
+
+class EditorRefusedError(Exception):
+    """An editor does not go on with this stream: the relay closes both sides, and the account says why."""
+
+
+class Editor(Protocol):
+    """Says what to send for each element. Called by one thread only."""
+
+    @property
+    def is_holding(self) -> bool:
+        """True while something is held back that :meth:`release` gives when nothing more comes."""
+        ...
+
+    def release(self) -> bytes:
+        """Give up waiting."""
+        ...
+
+    def edit(self, element: Element) -> Edited:
+        """What to send for *element*. Raises EditorRefusedError, and StreamError for what is no stream."""
+        ...
+
+    def applied(self) -> tuple[AppliedFault, ...]:
+        """What each of its faults did."""
+        ...
 
 
 class StreamEditor:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 
 from harness.migration.relay.books import Books
-from harness.migration.relay.editor import StreamEditor
+from harness.migration.relay.editor import Editor, EditorRefusedError
 from harness.migration.relay.endpoint import Endpoint, tune
 from harness.migration.relay.recorder import Recorder
 from harness.migration.stream.elements import Element
@@ -44,8 +44,10 @@ class Pump:
         *,
         books: Books,
         recorder: Recorder,
-        editor: StreamEditor | None,
+        editor: Editor | None,
         bytes_per_s: int | None,
+        parser: StreamParser | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self._listener = listener
         self._destination = destination
@@ -53,8 +55,8 @@ class Pump:
         self._recorder = recorder
         self._editor = editor
         self._bytes_per_s = bytes_per_s
-        self._parser: StreamParser | None = StreamParser()
-        self._stop = threading.Event()
+        self._parser: StreamParser | None = parser or StreamParser()
+        self._stop = stop or threading.Event()
         self._lock = threading.Lock()
         self._wake_r, self._wake_w = socket.socketpair()
         self._source: socket.socket | None = None
@@ -72,7 +74,11 @@ class Pump:
         except OSError as error:
             self._books.note(f"the connection broke: {error.strerror or error}")
             self._books.finish(WireEnd.CUT)
+        except EditorRefusedError as error:
+            self._books.note(str(error))
+            self._books.finish(WireEnd.ABORTED)
         except StreamError as error:
+            self._books.error = error
             self._books.note(f"faults need a stream that is understood, so the relay closed: {error}")
             self._books.finish(WireEnd.ABORTED)
         finally:
@@ -145,7 +151,7 @@ class Pump:
             # What was sent is counted, also when the connection breaks.
             self._account(buffer[:filled])
 
-    def _forward_edited(self, source: socket.socket, buffer: memoryview, editor: StreamEditor) -> Name | None:
+    def _forward_edited(self, source: socket.socket, buffer: memoryview, editor: Editor) -> Name | None:
         while count := self._receive(source, buffer):
             strike = self._edit(editor, self._parse(buffer[:count]))
             if strike is not None:
@@ -182,7 +188,7 @@ class Pump:
         if self._parser is not None and self._parser.is_done:
             self._books.finish(WireEnd.COMPLETE)
 
-    def _edit(self, editor: StreamEditor, elements: Sequence[Element]) -> Name | None:
+    def _edit(self, editor: Editor, elements: Sequence[Element]) -> Name | None:
         for element in elements:
             edited = editor.edit(element)
             for data in edited.buffers:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.migration.relay.books import Books
-from harness.migration.relay.editor import StreamEditor
+from harness.migration.relay.editor import Editor, StreamEditor
 from harness.migration.relay.endpoint import Endpoint
 from harness.migration.relay.pump import Pump
 from harness.migration.relay.recorder import DEFAULT_CAP_BYTES, Recorder
 from harness.migration.stream.ledger import Counts
+from harness.migration.stream.parser import StreamParser
 from harness.migration.stream.settled import settled_stream
 from harness.migration.stream.snapshot import Snapshot
 from harness.model.deadline import Deadline
@@ -51,7 +52,11 @@ class Relay:
         record: Path | None = None,
         seed: Seed | None = None,
         record_cap_bytes: int = DEFAULT_CAP_BYTES,
+        editor: Editor | None = None,
+        parser: StreamParser | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
+        """*editor* works instead of *faults*, *parser* cuts the stream for it; *stop* is set when the relay closes."""
         self.listen = listen
         """Where the source has to migrate to; with the port that was bound, once entered."""
         self.connect = connect
@@ -59,6 +64,9 @@ class Relay:
         self._seed = seed or Seed(0)
         self._record = record
         self._record_cap_bytes = record_cap_bytes
+        self._editor = editor
+        self._parser = parser
+        self._stop = stop
         self._books = Books()
         self._pump: Pump | None = None
         self._thread: threading.Thread | None = None
@@ -100,6 +108,11 @@ class Relay:
         """What the wire has told so far."""
         return self._books.account(self._record)
 
+    @property
+    def error(self) -> StreamError | None:
+        """Why a stream that was edited was not understood any more."""
+        return self._books.error
+
     def snapshot(self) -> Snapshot:
         """What the source sent beside main memory, before any fault touched it. Raises StreamError."""
         return self._books.collector.snapshot()
@@ -134,8 +147,10 @@ class Relay:
             self.connect,
             books=self._books,
             recorder=Recorder(self._record, cap_bytes=self._record_cap_bytes, note=self._books.note),
-            editor=StreamEditor(edits, self._seed) if edits else None,
+            editor=self._editor or (StreamEditor(edits, self._seed) if edits else None),
             bytes_per_s=min(slow, default=None),
+            parser=self._parser,
+            stop=self._stop,
         )
 
     def _run(self) -> None:

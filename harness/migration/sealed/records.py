@@ -232,17 +232,26 @@ class SealedReader:
 
 
 def page_records(
-    block: str, ram_addrs: Addresses, subtypes: Sequence[int] | NDArray[np.uint32] | int, headers: Bytes, data: Bytes
+    block: str,
+    ram_addrs: Addresses,
+    subtypes: NDArray[np.uint32] | int,
+    headers: Bytes,
+    data: Bytes,
+    *,
+    flag: int = FLAG_ENCRYPTED,
 ) -> list[bytes | memoryview]:
-    """Records of packets, row by row; *block* is named in the first, or empty when the block goes on."""
+    """Records of packets, row by row; *block* is named in the first, or empty when the block goes on.
+
+    Another *flag* makes them records of another tree.
+    """
     rows = np.empty(len(ram_addrs), dtype=RUN)
-    rows["word"] = ram_addrs | np.uint64(FLAG_ENCRYPTED | FLAG_CONTINUE)
+    rows["word"] = ram_addrs | np.uint64(flag | FLAG_CONTINUE)
     rows["subtype"], rows["hdr_len"], rows["trans_len"] = subtypes, HEADER_BYTES, PAGE_SIZE
     rows["hdr"], rows["trans"] = headers, data
     view = rows.view(np.uint8).data
     if not block:
         return [view]
-    head = struct.pack(">Q", int(ram_addrs[0]) | FLAG_ENCRYPTED) + _str8(block)
+    head = struct.pack(">Q", int(ram_addrs[0]) | flag) + _str8(block)
     return [head, view[8:]]
 
 

@@ -50,3 +50,23 @@ for (const maps of document.querySelectorAll("[data-heat]")) {
     svg.addEventListener("mouseleave", hide);
   }
 }
+
+const kinds = { p: "private", s: "shared", b: "private and shared", m: "MISMATCH", "-": "unknown" };
+const span = (start, end) => `0x${(start * 4096).toString(16)}-0x${(end * 4096 - 1).toString(16)}`;
+for (const svg of document.querySelectorAll("svg[data-strip]")) {
+  const strip = JSON.parse(svg.dataset.strip);
+  const cursor = svg.querySelector(".cursor");
+  const columns = Math.ceil(strip.total / strip.pages);
+  svg.addEventListener("mousemove", (event) => {
+    const column = Math.floor((at(svg, event).x - strip.left) / strip.scale);
+    if (column < 0 || column >= columns) { cursor.style.visibility = "hidden"; hide(); return; }
+    const first = column * strip.pages;
+    const end = Math.min(first + strip.pages, strip.total);
+    const places = strip.windows.map(([gfn, ram, pages]) => [gfn - ram, Math.max(first, ram), Math.min(end, ram + pages)])
+      .filter(([, low, high]) => low < high).map(([shift, low, high]) => `gpa ${span(low + shift, high + shift)}`);
+    cursor.setAttribute("transform", `translate(${strip.left + (column + 0.5) * strip.scale} 0)`);
+    cursor.style.visibility = "visible";
+    show(event, [...places, ...strip.rows.map(([name, row]) => `${name.padEnd(14)} ${kinds[row[column]] || "unknown"}`)].join("\n"));
+  });
+  svg.addEventListener("mouseleave", () => { cursor.style.visibility = "hidden"; hide(); });
+}

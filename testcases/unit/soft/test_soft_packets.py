@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 import struct
 from random import Random
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from hypothesis import given, settings
@@ -123,7 +123,7 @@ def test_the_bytes_are_those_that_are_written_down(kind: PacketKind, place: int,
     iv = (before * 4096 // 16).to_bytes(16, "big")
     assert packet.data == Cipher(AES(KEYS.tek), CTR(iv)).encryptor().update(page)
     told = struct.pack("<BI16sIIQ", kind, 0, iv, 4096, 4096, place) + packet.data
-    assert packet.header == bytes(4) + iv + hmac.digest(KEYS.tik, told, "sha256")
+    assert packet.header == bytes(4) + iv + AESGCM(KEYS.tik).encrypt(iv[4:], b"", told) + bytes(16)
 
 
 @PROPERTY

@@ -1,0 +1,119 @@
+"""What the two ends of a sealed wire need of their host's platform, and the word for its refusals.
+
+The platform itself is harness.confidential.soft; an end knows nothing of keys, tables or lists but what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.confidential.soft.guest_context import SendSession, SendTarget
+from harness.confidential.soft.packets import Packet
+
+RamPages = NDArray[np.uint64]
+"""ram_addr >> 12 of pages of main memory."""
+Pages = NDArray[np.uint8]
+"""Content of pages, a row of 4096 bytes each."""
+
+
+class Flavour(Protocol):
+    """What a kind of platform does differently."""
+
+    @property
+    def is_es(self) -> bool:
+        """Registers are encrypted: they travel in VMSA packets, and the GHCB values beside them."""
+        ...
+
+    @property
+    def batches(self) -> bool:
+        """Pages are sent in windows, one command each."""
+        ...
+
+
+class OutgoingGuest(Protocol):
+    """A guest on the host that it leaves. Commands of the processor raise CommandRefusedError."""
+
+    @property
+    def flavour(self) -> Flavour:
+        """Of its platform."""
+        ...
+
+    def send_start(self, target: SendTarget) -> SendSession:
+        """SEND_START, on the first private page."""
+        ...
+
+    def is_private(self, ram_pages: RamPages) -> NDArray[np.bool_]:
+        """What the host's list says of each page."""
+        ...
+
+    def seal(self, ram_pages: RamPages, contents: Pages) -> Sequence[Packet]:
+        """SEND_UPDATE_DATA of pages that the list calls private; one command when the flavour batches."""
+        ...
+
+    def host_view(self, ram_pages: RamPages, contents: Pages) -> Pages:
+        """What the host reads of pages that the list calls shared."""
+        ...
+
+    def shared_list(self) -> bytes | None:
+        """The list as it travels; None when it does not."""
+        ...
+
+    def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
+        """SEND_UPDATE_VMSA."""
+        ...
+
+    def vcpu_records(self) -> Mapping[int, int]:
+        """GHCB value with its flag bits of each vCPU that has one."""
+        ...
+
+    def pace_s(self, pages: int) -> float:
+        """How long a processor as slow as this one takes for *pages* pages; 0 when it is not slow."""
+        ...
+
+
+class IncomingGuest(Protocol):
+    """A guest on the host that it comes to. Commands of the processor raise CommandRefusedError."""
+
+    @property
+    def flavour(self) -> Flavour:
+        """Of its platform."""
+        ...
+
+    def receive_start(self, session: SendSession) -> None:
+        """RECEIVE_START, on the first packet."""
+        ...
+
+    def open(self, ram_pages: RamPages, packets: Sequence[Packet]) -> Pages:
+        """RECEIVE_UPDATE_DATA: content as the guest will see it; one command when the flavour batches."""
+        ...
+
+    def note_kind(self, ram_pages: RamPages, *, private: bool) -> None:
+        """These pages came just now, as packets or as plain records."""
+        ...
+
+    def take_shared_list(self, data: bytes) -> None:
+        """The list that came. StreamError when it is none."""
+        ...
+
+    def open_vmsa(self, vcpu: int, packet: Packet) -> bytes:
+        """RECEIVE_UPDATE_VMSA."""
+        ...
+
+    def take_vcpu_record(self, vcpu: int, ghcb: int) -> None:
+        """GHCB value that came."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why one end closed the connection."""
+
+    is_source: bool
+    reason: str
+    status: int = 0
+    """Firmware status where a processor refused a command; 0 where the end itself refused what came."""

@@ -1,0 +1,84 @@
+"""Page records as arrays and back: what is sealed, and what QEMU is given."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.migration.sealed.guest import Pages, RamPages
+from harness.migration.stream import elements
+from harness.migration.stream.elements import PageKind
+from harness.migration.stream.format import FLAG_CONTINUE, FLAG_PAGE, FLAG_ZERO
+from harness.migration.stream.ram import NEXT_DATA_PAGE, WORD_BYTES
+from harness.model.errors import StreamError
+from harness.model.memory import PAGE_SHIFT, PAGE_SIZE
+
+Buffers = list[bytes | memoryview]
+
+_DATA = np.dtype([("word", ">u8"), ("data", "u1", (PAGE_SIZE,))])
+_ZERO = np.dtype([("word", ">u8"), ("fill", "u1")])
+
+
+def ram_pages_of(pages: elements.RamPages) -> RamPages:
+    """ram_addr >> 12 of each record."""
+    return np.array(pages.words, dtype=np.uint64) >> np.uint64(PAGE_SHIFT)
+
+
+def contents_of(pages: elements.RamPages, out: Pages) -> None:
+    """Write what each record carries into the rows of *out*. StreamError for a delta: its page cannot be known here."""
+    flags = np.array(pages.words, dtype=np.uint64) & np.uint64(PAGE_SIZE - 1)
+    is_next = flags == NEXT_DATA_PAGE
+    for start, end in pairwise([0, *(np.flatnonzero(np.diff(is_next)) + 1).tolist(), len(pages)]):
+        if is_next[start]:
+            shape, strides = (end - start, PAGE_SIZE), (WORD_BYTES + PAGE_SIZE, 1)
+            offset = pages.starts[start] + WORD_BYTES
+            out[start:end] = np.ndarray(shape, np.uint8, pages.buffer, offset, strides)
+        else:
+            _one_by_one(pages, range(start, end), out)
+
+
+def _one_by_one(pages: elements.RamPages, indexes: range, out: Pages) -> None:
+    for index in indexes:
+        record = pages.record(index)
+        if record.kind is PageKind.ZERO:
+            out[index] = record.data[0]
+        elif record.kind is PageKind.DATA:
+            out[index] = np.frombuffer(record.data, dtype=np.uint8)
+        else:
+            hint = "switch xbzrle and compression off: pages of a protected guest have no deltas"
+            raise StreamError(f"{record.kind} record of a protected page", offset=pages.offset, hint=hint)
+
+
+def plain_records(block: str, ram_pages: RamPages, contents: Pages) -> Buffers:
+    """Records as QEMU sends them, pages of zeros short; *block* is named in the first, or empty when it goes on."""
+    is_zero = zero_pages(contents)
+    words = ram_pages << np.uint64(PAGE_SHIFT) | np.uint64(FLAG_CONTINUE)
+    buffers: Buffers = []
+    for start, end in pairwise([0, *(np.flatnonzero(np.diff(is_zero)) + 1).tolist(), len(contents)]):
+        rows = np.empty(end - start, dtype=_ZERO if is_zero[start] else _DATA)
+        rows["word"] = words[start:end] | np.uint64(FLAG_ZERO if is_zero[start] else FLAG_PAGE)
+        rows["fill" if is_zero[start] else "data"] = 0 if is_zero[start] else contents[start:end]
+        buffers.append(rows.view(np.uint8).data)
+    return named(block, buffers) if block else buffers
+
+
+def named(block: str, buffers: Buffers) -> Buffers:
+    """Records of which the first has CONTINUE, with the name of *block* in it."""
+    first = memoryview(buffers[0])
+    (word,) = struct.unpack(">Q", first[:WORD_BYTES])
+    name = block.encode("ascii")
+    head = struct.pack(">QB", word & ~FLAG_CONTINUE, len(name)) + name
+    return [head, first[WORD_BYTES:], *buffers[1:]]
+
+
+def zero_pages(contents: Pages) -> NDArray[np.bool_]:
+    """Which rows are all zero. Looks at the rest of a page only where its first word is zero."""
+    words = contents.view(np.uint64)
+    is_zero: NDArray[np.bool_] = words[:, 0] == 0
+    candidates = np.flatnonzero(is_zero)
+    if len(candidates):
+        is_zero[candidates] = ~words[candidates].any(axis=1)
+    return is_zero

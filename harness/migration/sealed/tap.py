@@ -1,0 +1,147 @@
+"""What an observer of the wire between two hosts can count, and whether he reads anything of a private page.
+
+A line that the guest wrote through a private mapping carries the pattern under the guest's own seed; what it wrote
+through a shared one carries another seed (images/probe/PROTOCOL.md).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.guest.lines import lines_of
+from harness.migration.sealed.page_buffers import contents_of, ram_pages_of
+from harness.migration.sealed.records import CpuStatePart, SealedPages, SharedListPart, Subtype, VcpuPacket
+from harness.migration.stream import elements
+from harness.migration.stream.elements import Element, Eof, RamBlockList, Tail
+from harness.model.memory import LINE_SIZE, PAGE_SHIFT, PAGE_SIZE, GpaRange, coalesce
+from harness.model.protection import SealedRecords
+from harness.vm.commandline import RAM_ID
+
+UNSENT, PLAIN, SEALED = range(3)
+"""Kinds of the last record of a page."""
+
+MAX_RANGES = 64
+_SEED_AT = 16
+"""Offset of the seed in a line."""
+_ORDER_LIMIT = 64
+
+Kinds = NDArray[np.uint8]
+
+
+class Tap:
+    """Feed it every element between the hosts; read it at any time."""
+
+    def __init__(self, *, private_seed: int | None = None, main: str = RAM_ID) -> None:
+        """*private_seed* is the pattern's seed of private pages; without one nothing is looked for."""
+        self._seed = private_seed
+        self._main = main
+        self._kinds: Kinds = np.zeros(0, dtype=np.uint8)
+        self._starts = self._pages = self._plain_pages = self._lists = self._batch = 0
+        self._batches: list[int] = []
+        self._vcpus: list[int] = []
+        self._order: list[str] = []
+        self._clear: set[int] = set()
+        self._clear_records = 0
+
+    def add(self, element: Element) -> None:
+        """Take one element."""
+        match element:
+            case RamBlockList():
+                main = next((block for block in element.blocks if block.name == self._main), None)
+                self._kinds = np.zeros(main.used_bytes >> PAGE_SHIFT if main else 0, dtype=np.uint8)
+            case SealedPages():
+                self._sealed(element)
+            case elements.RamPages() if element.block == self._main:
+                self._plain(element)
+            case SharedListPart(data=b""):
+                self._lists += 1
+                self._note("list")
+            case CpuStatePart():
+                self._note("cpu")
+                self._vcpus += [entry.vcpu for entry in element.entries if isinstance(entry, VcpuPacket)]
+            case Tail() | Eof():
+                self._note("end")
+
+    def kinds(self) -> Kinds:
+        """Kind of the last record of each page of main memory: UNSENT, PLAIN or SEALED. A copy."""
+        return self._kinds.copy()
+
+    def records(self, unknown_flags: tuple[int, ...] = ()) -> SealedRecords:
+        """What was counted; *unknown_flags* is what the parser stumbled over."""
+        return SealedRecords(
+            starts=self._starts,
+            pages=self._pages,
+            plain_pages=self._plain_pages,
+            batches=tuple(self._batches),
+            lists=self._lists,
+            vcpu_packets=tuple(self._vcpus),
+            order=tuple(self._order),
+            unknown_flags=unknown_flags,
+            clear_private_pages=self._clear_records,
+            clear_private_ranges=coalesce(self._clear)[:MAX_RANGES],
+        )
+
+    def _sealed(self, pages: SealedPages) -> None:
+        if pages.session is not None:
+            self._starts += 1
+            self._note("start")
+        self._note("page")
+        self._pages += len(pages.ram_addrs)
+        if pages.block == self._main:
+            self._kinds[pages.ram_addrs >> np.uint64(PAGE_SHIFT)] = SEALED
+        if pages.subtype is Subtype.PAGE:
+            return
+        self._batch += len(pages.ram_addrs)
+        if pages.subtype is Subtype.BATCH_END:
+            self._batches.append(self._batch)
+            self._batch = 0
+
+    def _plain(self, pages: elements.RamPages) -> None:
+        self._note("plain")
+        self._plain_pages += len(pages)
+        self._kinds[ram_pages_of(pages)] = PLAIN
+        if self._seed is None:
+            return
+        contents = np.empty((len(pages), PAGE_SIZE), dtype=np.uint8)
+        contents_of(pages, contents)
+        lines = contents.view("<u8").reshape(-1, LINE_SIZE // 8)
+        found = lines[lines[:, _SEED_AT // 8] == np.uint64(self._seed)]
+        genuine = found[(found == lines_of(found[:, 0], found[:, 1], self._seed)).all(axis=1)] if len(found) else found
+        if len(genuine):
+            gpas = {int(gpa) & -PAGE_SIZE for gpa in genuine[:, 0]}
+            self._clear_records += len(gpas)
+            self._clear |= gpas
+
+    def _note(self, what: str) -> None:
+        if (not self._order or self._order[-1] != what) and len(self._order) < _ORDER_LIMIT:
+            self._order.append(what)
+
+
+def clear_lines(capture: Path, private_seed: int, *, limit: int = 1 << 16) -> tuple[GpaRange, ...]:
+    """Pages of which a recorded wire shows a line of the private pattern, at whatever byte offset it stands.
+
+    At most *limit* lines are looked at. Raises OSError when the file cannot be read.
+    """
+    with capture.open("rb") as file:
+        if not capture.stat().st_size:
+            return ()
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            return coalesce(_pages_of_lines(data, private_seed, limit))
+
+
+def _pages_of_lines(data: mmap.mmap, seed: int, limit: int) -> Iterator[int]:
+    needle, at = seed.to_bytes(8, "little"), -1
+    for _ in range(limit):
+        at = data.find(needle, at + 1)
+        if at < 0:
+            return
+        line = data[max(at - _SEED_AT, 0) : at - _SEED_AT + LINE_SIZE]
+        if len(line) == LINE_SIZE:
+            words = np.frombuffer(line, dtype="<u8")
+            if np.array_equal(words, lines_of(words[0], words[1], seed)[0]):
+                yield int(words[0]) & -PAGE_SIZE
