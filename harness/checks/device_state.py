@@ -69,7 +69,7 @@ VOLATILE = (
     VolatileField(
         device="pl031/*",
         field="tick_offset_vmstate",
-        reason="Arm's RTC against the VM's clock, computed at each save from the host's clock, which goes on while the VM is "
+        reason="Arm's RTC against the VM's clock, computed at each save from the host's, which goes on while the VM is "
         "stopped (pl031_pre_save in hw/rtc/pl031.c); the offset that counts is a field of its own, and compared",
     ),
     VolatileField(
