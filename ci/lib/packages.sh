@@ -11,8 +11,10 @@ need() { # need COMMAND-OR-FILE PACKAGE
     esac
 }
 need qemu-system-x86_64 qemu-system-x86
+need qemu-system-aarch64 qemu-system-arm
 need /usr/share/seabios/bios-256k.bin seabios
 need gcc gcc
+[ "$(uname -m)" = aarch64 ] || need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 need ld binutils
 need make make
 need git git
@@ -23,7 +25,7 @@ python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
     die "missing: ${missing[*]}" \
-        "install QEMU 7.2 or newer (x86_64 system emulation), SeaBIOS, gcc, binutils, make, util-linux and Python 3.11 with venv; Debian 12's package names are given above, and as root there this script installs them"
+        "install QEMU 7.2 or newer (x86_64 and aarch64 system emulation), SeaBIOS, gcc, a gcc for aarch64, binutils, make, util-linux and Python 3.11 with venv; Debian 12's package names are given above, and as root there this script installs them"
 fi
 say "installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive

@@ -68,6 +68,11 @@ class RamLayout:
     low_gpa: int = 0
     """Where the first piece starts."""
 
+    @property
+    def arch(self) -> Arch:
+        """Whose layout it is: only virt's RAM does not begin at 0."""
+        return Arch.AARCH64 if self.low_gpa else Arch.X86_64
+
     @classmethod
     def q35(cls, total_bytes: int) -> RamLayout:
         """The layout of q35 without ``max-ram-below-4g``."""

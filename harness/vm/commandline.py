@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from harness.model.machine import Arch, FdPlan, MachineSpec
+from harness.model.machine import RAM_IDS, Arch, FdPlan, MachineSpec
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """seccomp filter of QEMU. ``spawn=deny`` also forbids ``exec:`` migration: unix, tcp and fd are what we use."""
 
 FDS = FdPlan()
+
+RAM_ID = RAM_IDS[Arch.X86_64]
+"""Of a PC; :attr:`MachineSpec.ram_id` knows it for every architecture."""
 
 
 class Knows(Protocol):

@@ -2,7 +2,8 @@
 #ifndef PROBE_ARM_H
 #define PROBE_ARM_H
 
-#define STACK_BYTES 8192
+#define STACK_SHIFT 13
+#define STACK_BYTES (1 << STACK_SHIFT)
 #define DAIF_SERROR_FIQ 5       /* immediate of daifset and daifclr: A and F */
 #define DAIF_IRQ 2
 

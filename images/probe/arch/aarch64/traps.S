@@ -1,11 +1,24 @@
 /* All general registers onto the handlers' stack, then trap(struct frame *). Code of the probe runs in EL1t, so its SP is
- * never used here. Exceptions out of a handler (EL1h) are faults of the probe and come on the same stack. */
+ * never used here. Exceptions out of a handler (EL1h) are faults of the probe; what is left of the handlers' stack is
+ * not trusted then, it begins anew. */
 #include "arm.h"
 
 	.macro entry why
 	.align 7
 	sub sp, sp, #FRAME_BYTES
 	stp x0, x1, [sp]
+	mov x0, #\why
+	b trap_common
+	.endm
+
+	.macro entry_from_handler why
+	.align 7
+	mrs x0, MPIDR_EL1               /* Aff0 counts the vCPUs: QEMU's virt has 16 of them in a cluster */
+	and x0, x0, #0xff
+	ldr x1, =stacks + 2 * STACK_BYTES
+	add x0, x1, x0, lsl #(STACK_SHIFT + 1)
+	mov sp, x0
+	sub sp, sp, #FRAME_BYTES
 	mov x0, #\why
 	b trap_common
 	.endm
@@ -18,10 +31,10 @@ vectors:
 	entry 1
 	entry 2
 	entry 3
-	entry 4         /* EL1h */
-	entry 5
-	entry 6
-	entry 7
+	entry_from_handler 4            /* EL1h */
+	entry_from_handler 5
+	entry_from_handler 6
+	entry_from_handler 7
 	entry 8         /* EL0, which nothing here runs at */
 	entry 9
 	entry 10
@@ -80,4 +93,5 @@ trap_common:
 	ldp x0, x1, [sp]
 	add sp, sp, #FRAME_BYTES
 	eret
+	.ltorg
 	.section .note.GNU-stack, "", @progbits
