@@ -35,13 +35,12 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 async def main(tcp: bool) -> None:
-    deadline = Deadline.after(BOUND_S)
-    features = await probe_binary(find_emulators("x86_64", CHECKOUT)[0], deadline=deadline)
+    features = await probe_binary(find_emulators("x86_64", CHECKOUT)[0], deadline=Deadline.after(BOUND_S))
     ratios = []
     with Keeper() as keeper:
         for _ in range(PAIRS):
-            direct = await one(keeper, features, deadline, tcp=tcp, relayed=False)
-            relayed = await one(keeper, features, deadline, tcp=tcp, relayed=True)
+            direct = await one(keeper, features, tcp=tcp, relayed=False)
+            relayed = await one(keeper, features, tcp=tcp, relayed=True)
             ratios.append(direct / relayed)
             print(
                 f"relay {'tcp' if tcp else 'unix'}: direct {MEMORY_MIB / direct:6.0f} MiB/s, through the relay"
@@ -50,8 +49,9 @@ async def main(tcp: bool) -> None:
     print(f"relay {'tcp' if tcp else 'unix'}: median ratio {statistics.median(ratios):.2f}")
 
 
-async def one(keeper: Keeper, features: Features, deadline: Deadline, *, tcp: bool, relayed: bool) -> float:
+async def one(keeper: Keeper, features: Features, *, tcp: bool, relayed: bool) -> float:
     """Seconds that one move takes."""
+    deadline = Deadline.after(BOUND_S)
     spec = MachineSpec(memory_mib=MEMORY_MIB)
     with tempfile.TemporaryDirectory(prefix="cvmig-bench-") as name:
         options: dict[str, Any] = {"artefacts": Path(name), "token": "bench", "keeper": keeper, "deadline": deadline}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Distribution packages: QEMU, its firmware, the compilers that build the guest images, Python's venv.
+#   packages.sh DEV   DEV=1 adds what guests of the other architecture need
 set -euo pipefail
 source "$(dirname "$0")/say.sh"
 
@@ -11,15 +12,17 @@ need() { # need COMMAND-OR-FILE PACKAGE
     esac
 }
 need qemu-system-x86_64 qemu-system-x86
-need qemu-system-aarch64 qemu-system-arm
 need /usr/share/seabios/bios-256k.bin seabios
 need gcc gcc
-[ "$(uname -m)" = aarch64 ] || need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 need ld binutils
 need make make
 need git git
 need python3 python3
 need setpriv util-linux
+if [ "${1:-1}" = 1 ]; then
+    need qemu-system-aarch64 qemu-system-arm
+    [ "$(uname -m)" = aarch64 ] || need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -11,12 +11,14 @@ from typing import TypeVar
 
 from harness.cases import library
 from harness.cases.binaries import as_named
-from harness.cases.case import find_cases
+from harness.cases.case import Case, find_cases
+from harness.cases.circumstances import ProtectedCaseSettings, with_needs
 from harness.cases.faults import plan_faults
 from harness.cases.plan_file import Entry, load_plan
+from harness.cases.protection_settings import ProtectionSettings
 from harness.cases.request import Request, fresh_seed
-from harness.cases.settings import parse_settings
-from harness.confidential.backend import find_backend
+from harness.cases.settings import MigrationCaseSettings, Settings, parse_settings
+from harness.confidential.backend import BACKENDS, find_backend
 from harness.model.errors import UsageError
 from harness.model.machine import DEFAULT_MACHINES, Accel, Arch
 from harness.model.seed import SEED_MASK, Seed
@@ -80,15 +82,12 @@ def parse_arch(text: str | None) -> Arch:
 
 
 def _expand(pattern: str, words: Words) -> list[Request]:
-    if words.backend:
-        find_backend(words.backend)
-    plan_faults(words.faults)
     arch = parse_arch(words.arch)
     first = parse_seed(words.seed) if words.seed else fresh_seed()
     return [
         Request(
             case=case,
-            settings=parse_settings(case.settings, {"machine": DEFAULT_MACHINES[arch], **case.defaults}, words.sets),
+            settings=_settings(case, arch, words),
             seed=first if number == 0 else Seed(first.sub("repeat", number)),
             arch=arch,
             qemu=as_named(words.qemu),
@@ -101,6 +100,25 @@ def _expand(pattern: str, words: Words) -> list[Request]:
         for case in find_cases([pattern])
         for number in range(words.repeat)
     ]
+
+
+def _settings(case: Case, arch: Arch, words: Words) -> Settings:
+    """Settings of *case*, with what the faults need. UsageError for what its backend does not have."""
+    defaults = {"machine": DEFAULT_MACHINES[arch], **case.defaults}
+    settings = parse_settings(case.settings, defaults, words.sets)
+    faults = plan_faults(words.faults).soft
+    backend = find_backend(words.backend or case.backend)
+    if backend.is_soft and arch is not Arch.X86_64:
+        raise UsageError(f"backend {backend.name} protects guests of x86_64 only", hint="take --backend none")
+    if not backend.is_soft:
+        hint = f"take --backend {', '.join(name for name, other in BACKENDS.items() if other.is_soft)}"
+        if find_backend(case.backend).is_soft:
+            raise UsageError(f"{case.id} is about protected memory, and backend {backend.name} has none", hint=hint)
+        if faults:
+            raise UsageError(f"backend {backend.name} cannot play the fault {min(faults)}", hint=hint)
+        if isinstance(settings, MigrationCaseSettings) and settings.protection != ProtectionSettings():
+            raise UsageError(f"protection is set, and backend {backend.name} protects nothing", hint=hint)
+    return with_needs(settings, faults) if isinstance(settings, ProtectedCaseSettings) else settings
 
 
 def _over(entry: Entry, words: Words) -> Words:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from harness.cases.faults import HostFault
+from harness.cases.judge_protection import begin_crossing, give_up
+from harness.cases.sealed_wire import SealedWire, open_sealed_wire
 from harness.cases.settings import CancelSettings
 from harness.cases.stage import CaseOverError, Guest, Stage, read_clock
 from harness.cases.witness import beats_of, beats_on, run_state
@@ -13,6 +17,7 @@ from harness.checks.ends import check_cancelled, check_stayed_alive
 from harness.migration.driver import cancel, listen, migrate, prepare
 from harness.migration.settings import CancelAt
 from harness.model.evidence import StayedAlive
+from harness.vm.vm import Vm
 
 
 async def cancelled_attempt(
@@ -27,11 +32,14 @@ async def cancelled_attempt(
     role = f"cancelled{number + 1}"
     destination = await stage.start(role, incoming=True, features=stage.binaries.destination)
     await asyncio.gather(*(prepare(vm, plan, deadline=stage.deadline) for vm in (guest.vm, destination)))
-    uri = await listen(destination, f"unix:{stage.runtime / role}", deadline=stage.deadline)
-    if stage.strikes(HostFault.IGNORE_CANCEL):
-        moved = await migrate(guest.vm, destination, uri, plan, deadline=stage.deadline)
-    else:
-        moved = await cancel(guest.vm, uri, plan, at, deadline=stage.deadline)
+    crossing = begin_crossing(stage, guest, destination, title=f"attempt {number + 1}")
+    async with _way_to(stage, guest, destination, settings, role) as (uri, sealed):
+        if stage.strikes(HostFault.IGNORE_CANCEL):
+            moved = await migrate(guest.vm, destination, uri, plan, deadline=stage.deadline)
+        else:
+            moved = await cancel(guest.vm, uri, plan, at, deadline=stage.deadline)
+        if crossing:
+            await give_up(stage, crossing, sealed, moved)
     found = stage.notebook.judge("migration/cancel", check_cancelled(moved.end.source, phase=at))
     if stage.strikes(HostFault.STOP_SOURCE):
         await guest.vm.qmp.execute("stop", deadline=stage.deadline)
@@ -44,3 +52,18 @@ async def cancelled_attempt(
         raise CaseOverError
     stage.retire(destination)
     return replace(guest, anchor=await read_clock(guest.probe, stage.deadline))
+
+
+@asynccontextmanager
+async def _way_to(
+    stage: Stage, guest: Guest, destination: Vm, settings: CancelSettings, role: str
+) -> AsyncIterator[tuple[str, SealedWire | None]]:
+    """Where to migrate to, and the ends of the wire that a protected guest needs. No fault of the wire strikes here."""
+    uri = await listen(destination, f"unix:{stage.runtime / role}", deadline=stage.deadline)
+    if stage.shield is None:
+        yield uri, None
+        return
+    async with open_sealed_wire(
+        stage, stage.shield, guest.vm, destination, uri=uri, settings=settings, faults=(), name=role, record=None
+    ) as sealed:
+        yield sealed.source.uri, sealed

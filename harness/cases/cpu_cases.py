@@ -20,7 +20,7 @@ from harness.model.guest import Workload
 )
 async def state(stage: Stage, settings: MigrationCaseSettings) -> None:
     """Arm the canaries, move, compare."""
-    guest, destination = await stage.boot_pair(start_destination(stage, 0))
+    guest, destination = await stage.boot_pair(start_destination(stage, settings, 0))
     await guest.probe.canary_arm(stage.seed.sub("canary"), deadline=stage.deadline)
     guest = await move(stage, guest, settings, destination=destination, is_last=False)
     report = await guest.vm.guarded(

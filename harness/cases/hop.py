@@ -11,6 +11,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 
 from harness.cases.faults import HostFault
+from harness.cases.judge_protection import (
+    begin_crossing,
+    give_up,
+    judge_arrival,
+    judge_conversions,
+    judge_crossing,
+    settle,
+)
 from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import CaseOverError, Guest, Stage, machine_of, read_clock
@@ -30,16 +38,17 @@ _RESERVE_S = 5.0
 """Kept of the case's deadline, so that a migration that hangs can still be cancelled and told."""
 
 
-async def start_destination(stage: Stage, number: int) -> Vm:
-    """Start the VM that hop *number* (from 0) goes to: the two binaries take turns."""
+async def start_destination(stage: Stage, settings: MigrationCaseSettings, number: int) -> Vm:
+    """Start the VM that hop *number* (from 0) goes to, and prepare it: the two binaries take turns."""
     features = stage.binaries.source if number % 2 else stage.binaries.destination
     role = "dst" if number == 0 else f"dst{number + 1}"
-    spec = replace(
-        machine_of(stage.request, stage.binaries.accel), reboots=HostFault.RESET_DESTINATION in stage.faults.host
-    )
+    machine = machine_of(stage.request, stage.binaries.accel)
+    spec = replace(machine, reboots=machine.reboots or HostFault.RESET_DESTINATION in stage.faults.host)
     if stage.strikes(HostFault.OTHER_MACHINE):
         spec = replace(spec, machine=_another_machine(spec.machine, features.machines))
-    return await stage.start(role, incoming=True, features=features, spec=spec)
+    vm = await stage.start(role, incoming=True, features=features, spec=spec)
+    await prepare(vm, settings.migration(), deadline=stage.deadline)
+    return vm
 
 
 async def move(
@@ -58,10 +67,11 @@ async def move(
 
     Raises CaseOverError when the ends show that nothing arrived, and what the driver and the probe raise.
     """
-    destination = destination or await start_destination(stage, number)
+    destination = destination or await start_destination(stage, settings, number)
     source, notebook = guest.vm, stage.notebook
     plan = settings.migration()
-    await asyncio.gather(*(prepare(vm, plan, deadline=stage.deadline) for vm in (source, destination)))
+    crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
+    await prepare(source, plan, deadline=stage.deadline)
     async with open_wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
         clock = await read_clock(guest.probe, stage.deadline)
@@ -78,15 +88,23 @@ async def move(
             midway=_sabotage(stage, source, destination),
         )
         notebook.has_moved = True
+        if crossing and not moved.completed:
+            await give_up(stage, crossing, wire.sealed, moved)
         await _note_move(stage, wire, moved, source, destination, number)
         at_stop = beats_of(guest, source)
         _judge_load(stage, settings, moved, written=at_stop.pages_written - before.pages_written)
+        if crossing and wire.sealed:
+            judge_conversions(stage, crossing, wire.sealed, settings.protection)
+            await asyncio.to_thread(settle, crossing)
+            judge_crossing(stage, guest, crossing, wire.sealed)
         await judge_state(stage, guest, destination, wire, number=number, is_last=is_last)
     guest.probe.attach(*destination.channel)
     arrived = replace(guest, vm=destination)
     stopping = asyncio.create_task(stop_work(stage, arrived)) if is_last else None
     try:
         await let_run(stage, guest, destination)
+        if crossing and wire.sealed:
+            await judge_arrival(stage, arrived, crossing, wire.sealed)
         if stopping:
             await stopping
     finally:

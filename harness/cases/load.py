@@ -34,11 +34,14 @@ async def fill_and_load(stage: Stage, guest: Guest, settings: MigrationCaseSetti
 
 
 async def stop_work(stage: Stage, guest: Guest) -> None:
-    """Stop the workload, and judge what its readers met while it ran. Safe to call again.
+    """Stop workload and conversions, and judge what its readers met while it ran. Safe to call again.
 
     Each report is judged, because the guest forgets what it has reported.
     """
     deadline = stage.deadline.within(_ANSWER_S)
+    if stage.shield:
+        conversions = guest.confidential.stop_conversions(deadline=deadline)
+        await guest.vm.guarded(conversions, deadline, what="conversions to stop", guest_too=True)
     work = await guest.vm.guarded(
         guest.probe.stop(deadline=deadline), deadline, what="the workload to stop", guest_too=True
     )

@@ -20,7 +20,7 @@ from harness.model.guest import Workload
 )
 async def precopy(stage: Stage, settings: MigrationCaseSettings) -> None:
     """Boot both sides, fill, dirty, migrate, verify."""
-    guest, destination = await stage.boot_pair(start_destination(stage, 0))
+    guest, destination = await stage.boot_pair(start_destination(stage, settings, 0))
     await fill_and_load(stage, guest, settings)
     guest = await move(stage, guest, settings, destination=destination)
     await verify(stage, guest)
@@ -76,13 +76,13 @@ async def precopy_cancel_retry(stage: Stage, settings: CancelSettings) -> None:
 )
 async def ping_pong(stage: Stage, settings: PingPongSettings) -> None:
     """Hop N times; the next destination starts while the guest is still on its way to this one."""
-    guest, destination = await stage.boot_pair(start_destination(stage, 0))
+    guest, destination = await stage.boot_pair(start_destination(stage, settings, 0))
     if settings.fill:
         await fill_and_load(stage, guest, settings)
     started_s = time.monotonic()
     for number in range(settings.hops):
         is_last = number == settings.hops - 1
-        following = None if is_last else stage.ahead(start_destination(stage, number + 1))
+        following = None if is_last else stage.ahead(start_destination(stage, settings, number + 1))
         left = guest.vm
         guest = await move(stage, guest, settings, number=number, destination=destination, is_last=is_last)
         if not is_last:

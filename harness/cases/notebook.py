@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from harness.model.drawings import MapStrip, SessionSequence
 from harness.model.result import PageHeat
 from harness.model.timeline import Timeline
 from harness.model.verdict import Finding
@@ -23,6 +24,8 @@ class Notebook:
     versions: dict[str, str] = field(default_factory=dict)
     timelines: list[Timeline] = field(default_factory=list)
     heat: PageHeat | None = None
+    map_strips: list[MapStrip] = field(default_factory=list)
+    sessions: list[SessionSequence] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What was not judged, and why: the reason of a pass tells."""
     has_moved: bool = False

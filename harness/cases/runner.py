@@ -16,8 +16,11 @@ from harness.cases.binaries import find_binaries
 from harness.cases.faults import plan_faults
 from harness.cases.notebook import Notebook
 from harness.cases.request import REQUEST_FILE, Request
+from harness.cases.settings import MigrationCaseSettings
+from harness.cases.shield import Shield
 from harness.cases.stage import Binaries, CaseOverError, Stage
 from harness.checks.precondition import check_fault_applied
+from harness.confidential.backend import find_backend
 from harness.model.deadline import Deadline
 from harness.model.errors import (
     BlockedError,
@@ -101,6 +104,7 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
                     deadline=deadline,
                     notebook=notebook,
                     losses=folder.losses,
+                    shield=_shield(request),
                 ) as stage:
                     await request.case.play(stage, request.settings)
                     _judge_host_faults(stage)
@@ -115,6 +119,15 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
         folder.write("traceback.txt", traceback.format_exc())
         return _judged(notebook, _Outcome(Verdict.ERROR, f"bug in the harness: {bug!r}; see traceback.txt"))
     return _judged(notebook, None)
+
+
+def _shield(request: Request) -> Shield | None:
+    """The software platform, for a backend that it plays."""
+    flavour = find_backend(request.backend).flavour
+    if flavour is None or not isinstance(request.settings, MigrationCaseSettings):
+        return None
+    faults = plan_faults(request.faults).soft
+    return Shield(flavour=flavour, settings=request.settings.protection, faults=faults, seed=request.seed)
 
 
 def _judge_host_faults(stage: Stage) -> None:
@@ -199,6 +212,8 @@ def _result(request: Request, folder: CaseFolder, notebook: Notebook, outcome: _
         faults=request.faults,
         timelines=tuple(notebook.timelines),
         heat=notebook.heat,
+        map_strips=tuple(notebook.map_strips),
+        sessions=tuple(notebook.sessions),
     )
 
 

@@ -81,6 +81,16 @@ class MigrationCaseSettings(Settings):
             raise ValueError("an idle guest dirties nothing: set passes=1 or another workload")
         return self
 
+    @property
+    def holds_firmware(self) -> bool:
+        """Whether a protected guest stays in its firmware until it is told to go on."""
+        return False
+
+    @property
+    def reboots(self) -> bool:
+        """Whether a guest that resets itself boots again."""
+        return False
+
     def migration(self) -> MigrationSettings:
         """The part that the driver obeys."""
         return MigrationSettings(

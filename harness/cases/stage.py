@@ -6,16 +6,20 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from harness.cases.capture import Capture
-from harness.cases.faults import FaultPlan, HostFault
+from harness.cases.faults import FaultPlan, HostFault, plan_faults
 from harness.cases.notebook import Notebook
 from harness.cases.request import Request
+from harness.cases.settings import MigrationCaseSettings
+from harness.cases.shield import Shield, dressed, layout_of
+from harness.confidential.backend import find_backend
+from harness.guest.confidential import ConfidentialProbe
 from harness.guest.image import probe_image
 from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
@@ -85,11 +89,18 @@ class Guest:
     """A reading of its TSC since when it has not been stopped."""
     tsc_hz: float = inf
     """The lowest upper bound of its TSC's rate that the host has found."""
+    cvm_gpa: int = 0
+    """Of a protected guest, the page in which it tells its host how it is protected."""
 
     @property
     def layout(self) -> RamLayout:
         """Where its main memory lies."""
-        return RamLayout.of(self.vm.spec.arch, self.vm.ram.size_bytes)
+        return layout_of(self.vm)
+
+    @property
+    def confidential(self) -> ConfidentialProbe:
+        """The commands that only a protected guest knows."""
+        return ConfidentialProbe(self.probe)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,6 +125,8 @@ class Stage:
     """Faults of the host that were applied."""
     capture: Capture | None = None
     """What the stream of the last hop can be made of."""
+    shield: Shield | None = None
+    """The software platform, where the backend is one of its."""
     _vms: dict[str, Vm] = field(default_factory=dict)
     _running: dict[str, AsyncExitStack] = field(default_factory=dict)
     _ahead: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -184,6 +197,9 @@ class Stage:
         )
         self._vms[role] = vm
         stack.callback(self._note_losses, vm)
+        if self.shield:
+            self.shield.cover(vm, incoming=incoming)
+            stack.callback(self.shield.uncover, role)
         self.events.emit(role, "started", pid=vm.pid)
         return vm
 
@@ -215,6 +231,9 @@ class Stage:
         """Start a VM and wait until the probe in it is ready."""
         started_s = time.monotonic()
         vm = await self.start(role, incoming=False, features=self.binaries.source)
+        if self.shield:
+            self.shield.of(vm).protection.ask_to_migrate()
+            self.shield.of(vm).protection.run()
         await vm.qmp.execute("cont", deadline=self.deadline)
         probe = Probe(*vm.channel)
         ready = await vm.guarded(probe.ready(deadline=self.deadline), self.deadline, what="the probe to boot")
@@ -223,17 +242,29 @@ class Stage:
         description = await probe.describe(deadline=self.deadline)
         anchor = await read_clock(probe, self.deadline)
         self.events.emit(role, "guest ready", vcpus=description.vcpus, boot_id=f"{description.boot_id:#x}")
-        return Guest(vm=vm, probe=probe, description=description, anchor=anchor)
+        guest = Guest(vm=vm, probe=probe, description=description, anchor=anchor)
+        if not self.shield:
+            return guest
+        return replace(guest, cvm_gpa=(await guest.confidential.describe(deadline=self.deadline)).gpa)
 
 
 def machine_of(request: Request, accel: Accel) -> MachineSpec:
     """The machine that *request* asks for; both sides get the same."""
-    return MachineSpec(
-        machine=request.settings.machine,
+    settings = request.settings
+    spec = MachineSpec(
+        machine=settings.machine,
         arch=request.arch,
         accel=accel,
-        vcpus=request.settings.vcpus,
-        memory_mib=request.settings.memory_mib,
-        trim_kib=request.settings.trim_kib,
+        vcpus=settings.vcpus,
+        memory_mib=settings.memory_mib,
+        trim_kib=settings.trim_kib,
+        below_4g_mib=settings.below_4g_mib,
         kernel=str(probe_image(request.arch)),
     )
+    flavour = find_backend(request.backend).flavour
+    if flavour is None:
+        return spec
+    faults = plan_faults(request.faults).soft
+    if not isinstance(settings, MigrationCaseSettings):
+        return dressed(spec, flavour, faults)
+    return dressed(replace(spec, reboots=settings.reboots), flavour, faults, holds_firmware=settings.holds_firmware)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.cases.capture import stream_path
+from harness.cases.sealed_wire import SealedWire, open_sealed_wire
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import Guest, Stage
 from harness.checks.precondition import check_fault_applied
@@ -44,6 +45,9 @@ class Wire:
     uri: str
     """Where the source migrates to."""
     relay: Relay | None
+    """Sees the source's own stream."""
+    sealed: SealedWire | None = None
+    """Both hosts' ends, for a protected guest."""
 
 
 @asynccontextmanager
@@ -57,6 +61,21 @@ async def open_wire(
         f"unix:{stage.runtime / f'in{number}'}" if unix else "tcp:127.0.0.1:0",
         deadline=stage.deadline,
     )
+    if stage.shield:
+        wire = open_sealed_wire(
+            stage,
+            stage.shield,
+            guest.vm,
+            destination,
+            uri=uri,
+            settings=settings,
+            faults=_aimed(stage, guest),
+            name=str(number),
+            record=stream_path(stage.folder, number) if stage.faults.wire or settings.record else None,
+        )
+        async with wire as sealed:
+            yield Wire(uri=sealed.source.uri, relay=sealed.source.relay, sealed=sealed)
+        return
     if not (settings.relay or stage.faults.wire):
         yield Wire(uri=uri, relay=None)
         return
@@ -72,6 +91,8 @@ async def open_wire(
 
 def _aimed(stage: Stage, guest: Guest) -> tuple[WireFault, ...]:
     """The wire faults, those on pages aimed at pages that carry the pattern: what happened to them can be told."""
+    if not stage.faults.wire:
+        return ()
     rng = stage.seed.rng("wire-targets")
     pages = rng.sample(range(guest.description.managed_pages), k=min(_TARGETS, guest.description.managed_pages))
     targets = tuple(guest.layout.gpa_to_ram(guest.description.page_gpa(page)) for page in sorted(pages))

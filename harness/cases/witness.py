@@ -12,11 +12,13 @@ from math import inf
 from harness.cases.capture import Capture, stream_path
 from harness.cases.faults import HostFault
 from harness.cases.heat import heat_of
+from harness.cases.judge_protection import cvm_page_of, in_flight_pages
 from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.cases.wire import Wire
 from harness.checks.device_state import check_device_state
 from harness.checks.memory import HOST, check_host_memory
 from harness.checks.pulse import ONE_RUNS, SAME_BOOT, check_clocks, check_pulse
+from harness.guest.confidential import SHARED_SEED
 from harness.guest.heartbeat import read_heartbeat
 from harness.migration.compare import compare_block, compare_ram
 from harness.migration.resave import save_devices
@@ -25,6 +27,7 @@ from harness.model.errors import ProtocolError
 from harness.model.evidence import ClockSpan, Pulse
 from harness.model.guest import Heartbeat
 from harness.model.memory import PAGE_SIZE
+from harness.model.page_set import PageSet
 from harness.vm.vm import Vm
 
 _BEAT_S = 5.0
@@ -39,7 +42,13 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *
     notebook = stage.notebook
     with notebook.timed("host_compare_s"):
         main = await asyncio.to_thread(
-            compare_ram, guest.vm.ram, destination.ram, guest.description, seed=stage.seed.sub("pattern")
+            compare_ram,
+            guest.vm.ram,
+            destination.ram,
+            guest.description,
+            guest.layout,
+            seed_of=seed_of_pages(stage, guest),
+            leave_out=converting(stage, guest),
         )
         notebook.judge(HOST, check_host_memory([main]))
     if is_last or main.pages_bad:
@@ -57,18 +66,40 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *
     stage.capture = capture
 
 
+def seed_of_pages(stage: Stage, guest: Guest) -> Callable[[int], int]:
+    """The seed of the pattern in each RAM page of a stopped guest: pages that it shares have one of their own."""
+    seed = stage.seed.sub("pattern")
+    tables = stage.shield.of(guest.vm).protection.truth_map() if stage.shield else None
+    if tables is None:
+        return lambda _: seed
+    shared = tables.page_map.shared
+    return lambda page: seed ^ SHARED_SEED if page in shared else seed
+
+
+def converting(stage: Stage, guest: Guest) -> PageSet | None:
+    """RAM pages that a stopped guest was converting; None where nothing can be converted."""
+    if stage.shield is None:
+        return None
+    said = cvm_page_of(guest, guest.vm)
+    return in_flight_pages(said, stage.shield.of(guest.vm).addresses)
+
+
 async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> None:
     """Compare what was sent beside main memory with what *vm*, loaded and stopped, saves again of it.
 
-    *sent_snapshot* is called in a thread.
+    *sent_snapshot* is called in a thread, while *vm* saves.
     """
     notebook = stage.notebook
     with notebook.timed("device_compare_s"):
-        again = await save_devices(vm, stage.runtime, deadline=stage.deadline)
-        sent, held = await asyncio.to_thread(lambda: (sent_snapshot(), Snapshot.of(again)))
+        sent, held = await asyncio.gather(asyncio.to_thread(sent_snapshot), _held_by(stage, vm))
         blocks = [compare_block(name, data, held.blocks.get(name, b"")) for name, data in sent.blocks.items()]
         notebook.judge(HOST, check_host_memory(blocks))
         notebook.judge("state/devices", check_device_state(sent.devices, held.devices))
+
+
+async def _held_by(stage: Stage, vm: Vm) -> Snapshot:
+    again = await save_devices(vm, stage.runtime, deadline=stage.deadline)
+    return await asyncio.to_thread(Snapshot.of, again)
 
 
 async def let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
@@ -77,6 +108,8 @@ async def let_run(stage: Stage, guest: Guest, destination: Vm) -> None:
     source_before, destination_before = beats_of(guest, guest.vm), beats_of(guest, destination)
     if stage.strikes(HostFault.RESET_DESTINATION):
         await destination.qmp.execute("system_reset", deadline=stage.deadline)
+    if stage.shield:
+        stage.shield.of(destination).protection.run()
     if not stage.strikes(HostFault.KEEP_DESTINATION_PAUSED):
         await destination.qmp.execute("cont", deadline=stage.deadline)
     if stage.strikes(HostFault.RUN_SOURCE):

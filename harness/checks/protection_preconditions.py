@@ -61,10 +61,14 @@ def check_full_window(records: SealedRecords, *, pages: int = WINDOW_PAGES) -> t
 
 
 def check_waiting_vcpu(vcpus: Sequence[VcpuProtection]) -> tuple[Finding, ...]:
-    """A vCPU had not had its first SIPI when the guest was stopped: moving it is what the case is about."""
-    if any(not vcpu.has_first_sipi for vcpu in vcpus):
+    """A vCPU had not had its first SIPI when the guest was stopped: moving it is what the case is about.
+
+    The boot CPU (0) never gets one.
+    """
+    others = [vcpu for vcpu in vcpus if vcpu.vcpu]
+    if any(not vcpu.has_first_sipi for vcpu in others):
         return ()
-    return (_unmet("nobody-waits", "vCPUs", f"all {len(vcpus)} vCPUs had their first SIPI before the guest was moved"),)
+    return (_unmet("nobody-waits", "vCPUs", f"all {len(others)} APs had their first SIPI before the guest was moved"),)
 
 
 def check_session_was_open(packets: int) -> tuple[Finding, ...]:

@@ -8,10 +8,12 @@ from itertools import pairwise
 from harness.checks.page_map import place
 from harness.model.address_map import AddressMap
 from harness.model.page_map import PageMap
+from harness.model.page_set import PageSet
 from harness.model.protection import SealedRecords
 from harness.model.verdict import Finding, Verdict
 
 CHECK = "wire/records"
+NOTHING = PageSet.empty()
 WINDOW_PAGES = 4094
 """Most pages of one batch (QEMU of the Hygon series)."""
 
@@ -38,8 +40,18 @@ def check_records(records: SealedRecords, *, sealed_pages: int) -> tuple[Finding
     )
 
 
-def check_coverage(records: SealedRecords, final: PageMap, addresses: AddressMap) -> tuple[Finding, ...]:
-    """Each page that is private in *final*, the host's list at STOP, travelled as a packet at least once."""
+def check_flags(records: SealedRecords) -> tuple[Finding, ...]:
+    """All that can be said of the records of an attempt that broke off: whether they were of this series at all."""
+    return tuple(_unknown_flags(records.unknown_flags))
+
+
+def check_coverage(
+    records: SealedRecords, final: PageMap, addresses: AddressMap, *, in_flight: PageSet = NOTHING
+) -> tuple[Finding, ...]:
+    """Each page that is private in *final*, the host's list at STOP, travelled as a packet at least once.
+
+    *in_flight* is what the guest was converting at that moment: it need not have been sent as the new kind.
+    """
     if not records.packet_pages:
         return (
             Finding(
@@ -50,7 +62,7 @@ def check_coverage(records: SealedRecords, final: PageMap, addresses: AddressMap
                 verdict=Verdict.ERROR,
             ),
         )
-    missing = (final.private & addresses.mapped) - records.packet_pages
+    missing = (final.private & addresses.mapped) - records.packet_pages - in_flight
     if not missing:
         return ()
     detail = f"{missing.pages} of {final.private.pages} private pages never came as a packet"

@@ -10,6 +10,9 @@ from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
 WORDS_PER_LINE = LINE_SIZE // 8
 LINE_STEP = 0x9E3779B97F4A7C15
 WORD_FLIP = 0x6A09E667F3BCC908
+SHARED_SEED = 0x5348415245442121
+"""A shared page of a protected guest carries the pattern of ``seed ^ SHARED_SEED``, so every line says through which
+view it was written."""
 
 Words = NDArray[np.uint64]
 _STEPS: Words = np.arange(LINES_PER_PAGE, dtype=np.uint64) * np.uint64(LINE_STEP)
@@ -55,13 +58,14 @@ def lines_of(line_gpas: ArrayLike, generations: ArrayLike, seeds: ArrayLike) -> 
     return out
 
 
-def pages_of(page_gpas: ArrayLike, generations: ArrayLike, seed: int) -> Words:
-    """Shape (n, 64, 8): whole pages."""
+def pages_of(page_gpas: ArrayLike, generations: ArrayLike, seeds: ArrayLike) -> Words:
+    """Shape (n, 64, 8): whole pages. One seed, or one per page."""
     gpas = _words(page_gpas)
     generation = np.broadcast_to(_words(generations), gpas.shape)
+    seed = np.broadcast_to(_words(seeds), gpas.shape)
     keys = page_keys(gpas, generation, seed)[:, None] + _STEPS
     out = np.empty((gpas.size, LINES_PER_PAGE, WORDS_PER_LINE), dtype=np.uint64)
-    _compose(out, gpas[:, None] + _OFFSETS, generation[:, None], _words(seed), keys)
+    _compose(out, gpas[:, None] + _OFFSETS, generation[:, None], seed[:, None], keys)
     return out
 
 

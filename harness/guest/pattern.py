@@ -7,13 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.guest.diagnosis import diagnose_page
-from harness.guest.lines import Words, page_bytes, pages_of
+from harness.guest.lines import SHARED_SEED, Words, page_bytes, pages_of
 from harness.model.guest import GuestDescription, PatternCheck, RamLayout
-from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE, Damage, GpaRange, PageDamage
+from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE, Damage, GpaRange, PageDamage, coalesce
 
-__all__ = ["damage_of_memory", "diagnose_page", "is_write_in_flight", "page_bytes", "read_ledger"]
+__all__ = [
+    "SHARED_SEED",
+    "damage_of_memory",
+    "diagnose_page",
+    "is_write_in_flight",
+    "page_bytes",
+    "page_seeds",
+    "read_ledger",
+]
 
 LEDGER_LOCK = 1 << 31
 CHUNK_PAGES = 256
@@ -36,6 +45,28 @@ class _Tally:
             self.damages.append(damage)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chunk:
+    """Some neighbouring pages."""
+
+    gpas: Words
+    found: Words
+    ledger: Ledger
+    seeds: Words
+    is_moving: NDArray[np.bool_]
+
+
+def is_in(gpas: Words, ranges: Sequence[GpaRange]) -> NDArray[np.bool_]:
+    """Which of *gpas* lie in *ranges*, which are ascending and do not touch each other."""
+    edges = np.array([edge for span in ranges for edge in (span.start, span.end)], dtype=np.uint64)
+    return np.asarray(np.searchsorted(edges, gpas, side="right") % 2 == 1)
+
+
+def page_seeds(gpas: Words, seed: int, shared: Sequence[GpaRange]) -> Words:
+    """The pattern's seed of each page when *shared* (as :func:`is_in`) are the guest's shared ranges."""
+    return np.where(is_in(gpas, shared), np.uint64(seed ^ SHARED_SEED), np.uint64(seed))
+
+
 def read_ledger(ram: memoryview, layout: RamLayout, guest: GuestDescription) -> Ledger:
     """A copy of the guest's ledger out of its main memory *ram*: one u32 per managed page, locks included."""
     start = layout.gpa_to_ram(guest.ledger_gpa)
@@ -50,13 +81,28 @@ def damage_of_memory(
     seed: int,
     *,
     max_damages: int = 16,
+    shared: Sequence[GpaRange] = (),
+    in_flight: Sequence[GpaRange] = (),
 ) -> PatternCheck:
-    """Compare all managed pages in *ram* (main memory, stopped guest) with what *ledger* says they hold."""
+    """Compare all managed pages in *ram* (main memory, stopped guest) with what *ledger* says they hold.
+
+    *shared*: what a protected guest shares, ascending and merged; it carries another seed. *in_flight*: conversions
+    that its vCPUs had not finished (:attr:`CvmGuest.in_flight`); a locked page in there may hold anything.
+    """
     tally = _Tally(max_damages)
+    moving = coalesce(gpa for span in in_flight for gpa in range(span.start, span.end, PAGE_SIZE))
     for span in managed:
         for start in range(span.start, span.end, CHUNK_PAGES * PAGE_SIZE):
             pages = min(CHUNK_PAGES, (span.end - start) // PAGE_SIZE)
-            _check_chunk(ram, layout, start, ledger[tally.pages : tally.pages + pages], seed, tally)
+            gpas = np.arange(start, start + pages * PAGE_SIZE, PAGE_SIZE, dtype=np.uint64)
+            chunk = _Chunk(
+                gpas=gpas,
+                found=np.frombuffer(ram, dtype="<u8", count=pages * PAGE_SIZE // 8, offset=layout.gpa_to_ram(start)),
+                ledger=ledger[tally.pages : tally.pages + pages],
+                seeds=page_seeds(gpas, seed, shared),
+                is_moving=is_in(gpas, moving),
+            )
+            _check_chunk(chunk, tally)
             tally.pages += pages
     return PatternCheck(
         pages_checked=tally.pages,
@@ -68,26 +114,25 @@ def damage_of_memory(
     )
 
 
-def _check_chunk(ram: memoryview, layout: RamLayout, start: int, ledger: Ledger, seed: int, tally: _Tally) -> None:
-    pages = len(ledger)
-    found = np.frombuffer(ram, dtype="<u8", count=pages * PAGE_SIZE // 8, offset=layout.gpa_to_ram(start))
-    gpas = np.arange(start, start + pages * PAGE_SIZE, PAGE_SIZE, dtype=np.uint64)
-    generations = (ledger & np.uint32(LEDGER_LOCK - 1)).astype(np.uint64)
-    expected = pages_of(gpas, generations, seed).reshape(-1)
-    if np.array_equal(found, expected):
+def _check_chunk(chunk: _Chunk, tally: _Tally) -> None:
+    generations = (chunk.ledger & np.uint32(LEDGER_LOCK - 1)).astype(np.uint64)
+    expected = pages_of(chunk.gpas, generations, chunk.seeds).reshape(-1)
+    if np.array_equal(chunk.found, expected):
         return
-    wrong = (found != expected).reshape(pages, -1).any(axis=1)
+    wrong = (chunk.found != expected).reshape(len(chunk.gpas), -1).any(axis=1)
     for index in np.flatnonzero(wrong):
-        page = found[index * 512 : (index + 1) * 512]
-        _note_page(page, int(gpas[index]), int(generations[index]), bool(ledger[index] & LEDGER_LOCK), seed, tally)
+        _note_page(chunk, int(index), int(generations[index]), tally)
 
 
-def _note_page(page: Words, gpa: int, generation: int, is_locked: bool, seed: int, tally: _Tally) -> None:
-    if is_locked and is_write_in_flight(page.tobytes(), gpa, seed, generation):
+def _note_page(chunk: _Chunk, index: int, generation: int, tally: _Tally) -> None:
+    page = chunk.found[index * 512 : (index + 1) * 512].tobytes()
+    gpa, seed = int(chunk.gpas[index]), int(chunk.seeds[index])
+    is_locked = bool(chunk.ledger[index] & LEDGER_LOCK)
+    if is_locked and (chunk.is_moving[index] or is_write_in_flight(page, gpa, seed, generation)):
         tally.in_flight += 1
     elif tally.kinds.total() >= DIAGNOSED_PAGES:
         tally.kinds[Damage.CHANGED] += 1
-    elif damage := diagnose_page(page.tobytes(), gpa, seed, generation):
+    elif damage := diagnose_page(page, gpa, seed, generation):
         tally.note(damage)
 
 

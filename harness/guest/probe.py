@@ -50,6 +50,10 @@ class Probe:
         """Say that the guest is about to be reset; otherwise its restart is a GuestError."""
         self._channel.expect_reset()
 
+    async def request(self, command: Command, payload: bytes, *, deadline: Deadline) -> bytes:
+        """One command and its reply as bytes, for who adds commands (:mod:`harness.guest.confidential`)."""
+        return await self._channel.request(command, payload, deadline)
+
     async def describe(self, *, deadline: Deadline) -> GuestDescription:
         """Who the guest is. Also the way to wait for its boot."""
         return protocol.parse_description(await self._channel.request(Command.DESCRIBE, b"", deadline))

@@ -43,6 +43,17 @@ class Command(IntEnum):
     CRASH = 12
     CLOCK = 13
     BENCH = 14
+    CVM = 32
+    """From here on: :mod:`harness.guest.confidential`."""
+    MAP = 33
+    CONVERT = 34
+    CONVERSIONS = 35
+    ENTER_KERNEL = 36
+    KEXEC = 37
+    ERRAND = 38
+    OFFLINE = 39
+    ONLINE = 40
+    STALE = 41
 
 
 class Event(IntEnum):
@@ -60,6 +71,7 @@ REFUSALS = {
     4: "memory has not been filled",
     5: "not RAM",
     6: "a workload is running",
+    7: "not in this phase of the boot",
 }
 """Codes in ERROR frames."""
 

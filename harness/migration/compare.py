@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.guest.pattern import LEDGER_LOCK, diagnose_page, read_ledger
 from harness.model.evidence import BlockComparison
 from harness.model.guest import GuestDescription, RamLayout
-from harness.model.machine import RAM_IDS, Arch
+from harness.model.machine import RAM_IDS
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SHIFT, PAGE_SIZE, Damage, PageDamage, coalesce
+from harness.model.page_set import PageSet
 from harness.vm.ram import SharedRam
 from harness.vm.ram_compare import differing_pages
 
@@ -19,17 +22,27 @@ DIAGNOSED_PAGES = 64
 Lines = NDArray[np.uint8]
 
 
-def compare_ram(source: SharedRam, destination: SharedRam, guest: GuestDescription, *, seed: int) -> BlockComparison:
+def compare_ram(
+    source: SharedRam,
+    destination: SharedRam,
+    guest: GuestDescription,
+    layout: RamLayout,
+    *,
+    seed_of: Callable[[int], int],
+    leave_out: PageSet | None = None,
+) -> BlockComparison:
     """Compare main memory of two stopped VMs. Blocks for the time of the comparison: call it in a thread.
 
-    A page that differs is diagnosed against the pattern, in the generation that the source's ledger tells.
+    A page that differs is diagnosed against the pattern, in the generation that the source's ledger tells, under the
+    seed that *seed_of* gives for its RAM page. RAM pages in *leave_out* have no content that means anything.
     """
-    arch = Arch(guest.arch)
-    layout = RamLayout.of(arch, source.size_bytes)
-    ram_addrs = [int(page) << PAGE_SHIFT for page in differing_pages(source, destination)]
+    pages = differing_pages(source, destination).astype(np.uint64)
+    if leave_out:
+        pages = pages[~leave_out.holds(pages)]
+    ram_addrs = [int(page) << PAGE_SHIFT for page in pages]
     generations = _generations(source, layout, guest) if ram_addrs else {}
     return BlockComparison(
-        block=RAM_IDS[arch],
+        block=RAM_IDS[layout.arch],
         source_bytes=source.size_bytes,
         destination_bytes=destination.size_bytes,
         pages_bad=len(ram_addrs),
@@ -40,7 +53,7 @@ def compare_ram(source: SharedRam, destination: SharedRam, guest: GuestDescripti
                 _page(destination, ram_addr),
                 gpa=layout.ram_to_gpa(ram_addr),
                 generation=generations.get(layout.ram_to_gpa(ram_addr)),
-                seed=seed,
+                seed=seed_of(ram_addr >> PAGE_SHIFT),
             )
             for ram_addr in ram_addrs[:DIAGNOSED_PAGES]
         ),

@@ -10,6 +10,7 @@ outlast 100 ms (BUFFER_DELAY), before which the limit counts as 0; so a held mig
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -121,20 +122,12 @@ async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) ->
             f"{vm.role}: QEMU {vm.features.version} has no migration capability {', '.join(unknown)}",
             hint="choose another binary with --qemu/--qemu-dst, or drop the setting",
         )
-    # What an earlier attempt switched on stays on until somebody switches it off.
-    now = await _run(vm, "query-migrate-capabilities", {}, deadline)
-    stale = {entry["capability"]: False for entry in now if entry["state"]}
-    states = [{"capability": name, "state": state} for name, state in sorted({**stale, **wanted}.items())]
-    await _run(vm, "migrate-set-capabilities", {"capabilities": states}, deadline)
     held = settings.hold_passes > 1
-    await _set_parameters(
-        vm,
-        {
-            "max-bandwidth": settings.hold_bandwidth_bytes if held else settings.max_bandwidth_bytes,
-            "downtime-limit": _HELD_MS if held else settings.downtime_limit_ms,
-        },
-        deadline,
-    )
+    limits = {
+        "max-bandwidth": settings.hold_bandwidth_bytes if held else settings.max_bandwidth_bytes,
+        "downtime-limit": _HELD_MS if held else settings.downtime_limit_ms,
+    }
+    await asyncio.gather(_set_capabilities(vm, wanted, deadline), _set_parameters(vm, limits, deadline))
 
 
 async def listen(destination: Vm, uri: str, *, deadline: Deadline) -> str:
@@ -265,9 +258,11 @@ def _too_slow(watch: Watch) -> str:
 async def _moved(
     watch: Watch, sink: Watch | None, settings: MigrationSettings, *, stalled_s: float = 0.0, too_slow: str = ""
 ) -> Moved:
-    source = await side_of(watch)
     nobody = SideEnd(role="(none)", status="none", run_state="none")
-    destination = await side_of(sink, may_exit=True) if sink else nobody
+    if sink:
+        source, destination = await asyncio.gather(side_of(watch), side_of(sink, may_exit=True))
+    else:
+        source, destination = await side_of(watch), nobody
     return Moved(
         end=MigrationEnd(
             source=source,
@@ -301,6 +296,14 @@ async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
         return SideEnd(role=vm.role, status="lost", run_state="lost", error=vm.last_words, exit=vm.lost.result().words)
     error = str(watch.last.get("error-desc", "")) or (vm.last_words if watch.status == "failed" else "")
     return SideEnd(role=vm.role, status=watch.status, run_state=str(state["status"]), error=error)
+
+
+async def _set_capabilities(vm: Vm, wanted: Mapping[str, bool], deadline: Deadline) -> None:
+    # What an earlier attempt switched on stays on until somebody switches it off.
+    now = await _run(vm, "query-migrate-capabilities", {}, deadline)
+    stale = {entry["capability"]: False for entry in now if entry["state"]}
+    states = [{"capability": name, "state": state} for name, state in sorted({**stale, **wanted}.items())]
+    await _run(vm, "migrate-set-capabilities", {"capabilities": states}, deadline)
 
 
 async def _set_parameters(vm: Vm, parameters: Mapping[str, int], deadline: Deadline) -> None:

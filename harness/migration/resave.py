@@ -65,9 +65,11 @@ async def _capabilities(vm: Vm, *, shared_too: bool, deadline: Deadline) -> None
     quiet = [name for name in _QUIET if name in vm.features.migration_capabilities]
     states = [{"capability": name, "state": False} for name in quiet]
     states.append({"capability": "x-ignore-shared", "state": not shared_too})
-    await vm.qmp.execute("migrate-set-capabilities", {"capabilities": states}, deadline=deadline.within(_COMMAND_S))
     limits = {"max-bandwidth": 0, "downtime-limit": 2_000_000}
-    await vm.qmp.execute("migrate-set-parameters", limits, deadline=deadline.within(_COMMAND_S))
+    await asyncio.gather(
+        vm.qmp.execute("migrate-set-capabilities", {"capabilities": states}, deadline=deadline.within(_COMMAND_S)),
+        vm.qmp.execute("migrate-set-parameters", limits, deadline=deadline.within(_COMMAND_S)),
+    )
 
 
 async def _read_all(reader: asyncio.StreamReader) -> bytes:

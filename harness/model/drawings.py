@@ -71,6 +71,8 @@ class SequenceStep:
     status: int = 0
     """Of a command: the firmware's answer, 0 success."""
     detail: str = ""
+    must_fail: bool = False
+    """Refusing is the right answer: the guest was sent before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,8 +58,9 @@ class HaltMode(IntEnum):
 class RamLayout:
     """Where main memory (one RAMBlock) lies in guest physical space.
 
-    q35 (QEMU hw/i386/pc_q35.c): with 2816 MiB or more, 2 GiB lie below 4 GiB and the rest starts at 4 GiB.
-    virt (QEMU hw/arm/virt.c, base_memmap): one piece from 1 GiB on, without a hole.
+    q35 (pc_q35_init in QEMU hw/i386/pc_q35.c): with 2816 MiB or more, 2 GiB lie below 4 GiB and the rest starts at
+    4 GiB; ``max-ram-below-4g`` lowers what lies below.
+    virt (base_memmap in QEMU hw/arm/virt.c): one piece from 1 GiB on, without a hole.
     """
 
     below_4g_bytes: int
@@ -74,10 +75,11 @@ class RamLayout:
         return Arch.AARCH64 if self.low_gpa else Arch.X86_64
 
     @classmethod
-    def q35(cls, total_bytes: int) -> RamLayout:
-        """The layout of q35 without ``max-ram-below-4g``."""
-        below = 0x80000000 if total_bytes >= 0xB0000000 else total_bytes
-        return cls(below_4g_bytes=below, total_bytes=total_bytes)
+    def q35(cls, total_bytes: int, *, below_4g_mib: int = 0) -> RamLayout:
+        """The layout of q35; *below_4g_mib* is ``max-ram-below-4g``, 0 where it is not given."""
+        most = 0x80000000 if total_bytes >= 0xB0000000 else 0xB0000000
+        most = min(most, below_4g_mib << 20) if below_4g_mib else most
+        return cls(below_4g_bytes=min(most, total_bytes), total_bytes=total_bytes)
 
     @classmethod
     def virt(cls, total_bytes: int) -> RamLayout:
@@ -85,9 +87,9 @@ class RamLayout:
         return cls(below_4g_bytes=total_bytes, total_bytes=total_bytes, low_gpa=VIRT_RAM_GPA)
 
     @classmethod
-    def of(cls, arch: Arch, total_bytes: int) -> RamLayout:
-        """The layout of the machine that the harness builds for *arch*."""
-        return cls.virt(total_bytes) if arch is Arch.AARCH64 else cls.q35(total_bytes)
+    def of(cls, arch: Arch, total_bytes: int, *, below_4g_mib: int = 0) -> RamLayout:
+        """The layout of the machine that the harness builds for *arch*; *below_4g_mib* is a PC's alone."""
+        return cls.virt(total_bytes) if arch is Arch.AARCH64 else cls.q35(total_bytes, below_4g_mib=below_4g_mib)
 
     def gpa_to_ram(self, gpa: int) -> int:
         """The ram_addr of *gpa*. Raises ValueError where there is no RAM."""

@@ -91,6 +91,10 @@ class MachineSpec:
     """Path of the payload for ``-kernel``; empty boots the firmware alone."""
     append: str = ""
     """The payload's command line."""
+    below_4g_mib: int = 0
+    """Memory below 4 GiB (``max-ram-below-4g``); the rest begins at 4 GiB. 0 leaves it to the machine type."""
+    hypercall_port: bool = False
+    """A third serial port on which a protected guest calls its host."""
     firmware: str = ""
     """Value of ``-bios``; empty is the machine type's own. ``qboot.rom`` is 25 ms faster than SeaBIOS."""
     uuid: str = ""
@@ -110,6 +114,8 @@ class MachineSpec:
             raise UsageError(f"{self.vcpus} vCPUs: between 1 and {MAX_VCPUS} are possible")
         if self.trim_kib % 8 or self.trim_kib < 0:
             raise UsageError(f"trim_kib is {self.trim_kib}", hint="QEMU's memory comes in multiples of 8 KiB")
+        if self.below_4g_mib < 0:
+            raise UsageError(f"below_4g_mib is {self.below_4g_mib}", hint="0 leaves it to the machine type")
         if self.memory_mib < 1 or self.memory_bytes <= 0:
             raise UsageError(f"{self.memory_mib} MiB of memory: at least 1 is needed")
 
@@ -144,3 +150,5 @@ class FdPlan:
     """Socket of COM1, or of virt's PL011: lines for people."""
     channel: int = 6
     """Socket of COM2, or of virt's pci-serial: the guest's command protocol."""
+    hypercalls: int = 7
+    """Socket of COM3: what a protected guest asks its host. Only where the machine has that port."""

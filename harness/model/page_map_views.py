@@ -9,11 +9,13 @@ import numpy as np
 
 from harness.model.address_map import AddressMap
 from harness.model.page_map import Conversion, PageMap, Witness
-from harness.model.page_set import PageSet, points_of
+from harness.model.page_set import Edges, PageSet, points_of
 
 GUEST_SIDE = (Witness.GUEST_TABLES, Witness.HOST_WALK)
 """Both read the guest's page tables."""
 
+_BEHIND = (*GUEST_SIDE, Witness.STREAM)
+"""Who cannot be held to anything of a page that is being converted."""
 _UNKNOWN = 2
 
 
@@ -46,15 +48,15 @@ class MapEvidence:
     """The destination's map of an earlier hop, if it had one."""
     in_flight: PageSet = field(default_factory=PageSet.empty)
     """RAM pages that the guest was converting when it was stopped: its page tables and the hypercall change one after
-    the other, so there its tables may be ahead of the host or behind it."""
+    the other, so there its tables may be ahead of the host or behind it; and a page is written anew, and so sent as
+    what it has become, only when both are done."""
 
     def settled_views(self) -> tuple[MapView, ...]:
-        """The views, those of the guest's tables without what is in flight."""
+        """The views, those of the guest's tables and of the stream without what is in flight."""
         if not self.in_flight:
             return self.views
         return tuple(
-            replace(view, knows=view.known - self.in_flight) if view.witness in GUEST_SIDE else view
-            for view in self.views
+            replace(view, knows=view.known - self.in_flight) if view.witness in _BEHIND else view for view in self.views
         )
 
     def view(self, witness: Witness) -> MapView | None:
@@ -78,8 +80,9 @@ class Disagreement:
 
 def disagreements(views: Sequence[MapView]) -> tuple[Disagreement, ...]:
     """All pages of which two *views* say different things, grouped by who says what; ascending by first page."""
-    points = points_of(*(view.page_map.shared for view in views), *(view.known for view in views))
-    opinions = np.stack([_opinions(view, points) for view in views])
+    sets = _distinct([view.page_map.shared for view in views] + [view.known for view in views])
+    points = points_of(*sets)
+    opinions = _opinions(views, points)
     differ = (opinions == 0).any(axis=0) & (opinions == 1).any(axis=0)
     weights = (_UNKNOWN + 1) ** np.arange(len(views), dtype=np.int64)
     patterns = weights @ opinions
@@ -94,8 +97,23 @@ def disagreements(views: Sequence[MapView]) -> tuple[Disagreement, ...]:
     )
 
 
-def _opinions(
-    view: MapView, points: np.ndarray[tuple[int], np.dtype[np.uint64]]
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Per run of pages that starts at a point: 0 private, 1 shared, 2 unknown."""
-    return np.where(view.known.holds(points), view.page_map.shared.holds(points).astype(np.int64), _UNKNOWN)
+def _opinions(views: Sequence[MapView], points: Edges) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Per view and run of pages that starts at a point: 0 private, 1 shared, 2 unknown.
+
+    Most witnesses say the same, and the same map is looked up once.
+    """
+    shared = _distinct([view.page_map.shared for view in views])
+    answers = [item.holds(points) for item in shared]
+    opinions = np.empty((len(views), len(points)), dtype=np.int64)
+    for row, view in zip(opinions, views, strict=True):
+        is_known = points < view.page_map.total_pages if view.knows is None else view.knows.holds(points)
+        row[:] = np.where(is_known, answers[shared.index(view.page_map.shared)], _UNKNOWN)
+    return opinions
+
+
+def _distinct(sets: Sequence[PageSet]) -> list[PageSet]:
+    found: list[PageSet] = []
+    for item in sets:
+        if item not in found:
+            found.append(item)
+    return found

@@ -36,14 +36,18 @@ _TAG = struct.Struct(">I")
 
 def serialise(page_map: PageMap, addresses: AddressMap) -> bytes:
     """*page_map* as a list of shared ranges, END included; merged and in ascending order."""
-    bounds = addresses.to_gfn(page_map.shared).edges.reshape(-1, 2)
-    is_narrow = bounds[:, 1] < NARROW_LIMIT
     hidden = (page_map.shared & addresses.unmapped).edges.reshape(-1, 2)
+    return serialise_ranges(addresses.to_gfn(page_map.shared).edges.reshape(-1, 2), hidden)
+
+
+def serialise_ranges(frames: Bounds, hidden: Bounds | None = None) -> bytes:
+    """Ranges of guest frames as they are, merged or not, and of RAM pages that are unplugged; END included."""
+    is_narrow = frames[:, 1] < NARROW_LIMIT
     return b"".join(
         (
-            _records(_NARROW, CONT, bounds[is_narrow]),
-            _records(_BROAD, WIDE, bounds[~is_narrow]),
-            _records(_BROAD, UNMAPPED, hidden),
+            _records(_NARROW, CONT, frames[is_narrow]),
+            _records(_BROAD, WIDE, frames[~is_narrow]),
+            b"" if hidden is None else _records(_BROAD, UNMAPPED, hidden),
             _TAG.pack(END),
         )
     )

@@ -116,10 +116,13 @@ class ProtectionSnapshot:
 
     page_map: PageMap
     """The host's list."""
+    initial: PageMap
+    """The host's list before the first of *conversions*: all private after launch or reset, else what a move brought."""
     entries: tuple[tuple[int, int], ...]
     """The list itself: gfn ranges in its own order, unmerged where it does not merge."""
     conversions: tuple[Conversion, ...]
-    """Every KVM_HC_MAP_GPA_RANGE that came in, raw."""
+    """Every KVM_HC_MAP_GPA_RANGE that came in since launch, arrival or reset, raw; of one that was answered with RETRY
+    only the part that was done."""
     vcpus: tuple[VcpuProtection, ...]
     commands: tuple[SessionCommand, ...]
     handshake: tuple[HandshakeEvent, ...]

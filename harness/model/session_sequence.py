@@ -29,9 +29,10 @@ def sequence_of(evidence: SessionEvidence, records: SealedRecords | None = None,
 def _steps(
     source: Sequence[SessionCommand], destination: Sequence[SessionCommand], crossings: dict[str, list[SequenceStep]]
 ) -> Iterator[SequenceStep]:
-    waiting = list(destination)
+    waiting, is_sent = list(destination), False
     for command in source:
-        yield _asked(Actor.SOURCE_HOST, Actor.SOURCE_PROCESSOR, command)
+        yield replace(_asked(Actor.SOURCE_HOST, Actor.SOURCE_PROCESSOR, command), must_fail=is_sent)
+        is_sent |= command.name == "send-finish" and command.status == 0
         if command.status:
             continue
         yield from crossings.pop(command.name, [])

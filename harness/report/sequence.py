@@ -30,10 +30,10 @@ class Arrow:
     label: str
     label_x: float
     tone: str
-    """``asked``, ``crossing`` or ``refused``."""
+    """``asked``, ``crossing``, ``refused``, or ``denied`` where refusing is right."""
     title: str
     note: str
-    """Of a refusal: the firmware's word and reason; empty otherwise."""
+    """Of a refusal: the firmware's word and reason behind a mark; empty otherwise."""
     note_x: float
     note_anchor: str
 
@@ -74,6 +74,7 @@ def _arrow(step: SequenceStep, y: int) -> Arrow:
     start, end = _LANES[step.sender], _LANES[step.receiver]
     direction = 1 if end > start else -1
     is_refused = step.status != 0
+    is_right = is_refused and step.must_fail
     crosses = min(start, end) < _LANES[Actor.WIRE] < max(start, end)
     label = step.label if step.count == 1 else f"{step.label} \u00d7 {number(step.count)}"
     # What a processor said stands on the other side of its host's lane, where there is room.
@@ -86,13 +87,14 @@ def _arrow(step: SequenceStep, y: int) -> Arrow:
         head=f"M{end} {y}l{-direction * _HEAD} -4v8z",
         label=label,
         label_x=(start + end) / 2,
-        tone="refused" if is_refused else "crossing" if crosses else "asked",
+        tone="denied" if is_right else "refused" if is_refused else "crossing" if crosses else "asked",
         title=f"{step.sender} to {step.receiver}: {label}; {words}" if not crosses else f"{label}, over the wire",
-        note=_cut(words) if is_refused else "",
+        note=_note(words, is_right=is_right) if is_refused else "",
         note_x=start + 10 if is_left else start - 10,
         note_anchor="start" if is_left else "end",
     )
 
 
-def _cut(words: str) -> str:
-    return words if len(words) <= _NOTE_MAX else f"{words[: _NOTE_MAX - 1]}…"
+def _note(words: str, *, is_right: bool) -> str:
+    text = f"✓ denied, the guest was sent: {words}" if is_right else f"✗ {words}"
+    return text if len(text) <= _NOTE_MAX else f"{text[: _NOTE_MAX - 1]}…"

@@ -41,6 +41,7 @@ def command_line(spec: MachineSpec, binary: Knows, *, name: str, incoming: bool,
         *_bare(binary),
         *_machine(spec, fds),
         *_control(spec, fds),
+        *(_hypercalls(fds) if spec.hypercall_port else ()),
         *_payload(spec),
         *(word for device in spec.devices for word in ("-device", device)),
         *("-S", *(("-incoming", "defer") if incoming else ())),
@@ -57,7 +58,7 @@ def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
     size = f"{spec.memory_bytes >> 10}K"
     ram = f"memory-backend-file,id={spec.ram_id},mem-path=/proc/self/fd/{fds.ram},share=on,size={size}"
     reboot = "reset" if spec.reboots else "shutdown"
-    options = _virt_options(spec) if spec.arch is Arch.AARCH64 else _PC_OPTIONS
+    options = _virt_options(spec) if spec.arch is Arch.AARCH64 else _pc_options(spec)
     return (
         *("-machine", f"{spec.machine},memory-backend={spec.ram_id},{options}"),
         *("-accel", spec.accel.value),
@@ -71,8 +72,10 @@ def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
     )
 
 
-_PC_OPTIONS = "smm=off,sata=off,usb=off,vmport=off"
-"""Firmware looks at everything that is there, so what no guest of ours uses is not there."""
+def _pc_options(spec: MachineSpec) -> str:
+    # Firmware looks at everything that is there, so what no guest of ours uses is not there.
+    split = f",max-ram-below-4g={spec.below_4g_mib}M" if spec.below_4g_mib else ""
+    return f"smm=off,sata=off,usb=off,vmport=off{split}"
 
 
 def _virt_options(spec: MachineSpec) -> str:
@@ -91,6 +94,13 @@ def _control(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
         *console,
         *("-chardev", f"socket,id=channel,fd={fds.channel}"),
         *("-device", f"{channel},chardev=channel"),
+    )
+
+
+def _hypercalls(fds: FdPlan) -> tuple[str, ...]:
+    return (
+        *("-chardev", f"socket,id=hypercalls,fd={fds.hypercalls}"),
+        *("-device", "isa-serial,id=com3,index=2,chardev=hypercalls"),
     )
 
 

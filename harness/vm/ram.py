@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,15 @@ from harness.model.errors import SetupError
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 """A file that cannot shrink cannot raise SIGBUS in whoever has mapped it."""
+
+_POPULATE_CHUNK_BYTES = 4 << 20
+_MADV_POPULATE_WRITE = 23
+"""Linux 5.14, include/uapi/asm-generic/mman-common.h; it faults pages in and leaves what is in them."""
+
+# Not mmap.madvise, which keeps the interpreter lock.
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_madvise.restype = ctypes.c_int
 
 
 @dataclass(slots=True)
@@ -57,6 +67,18 @@ class SharedRam:
                 raise
             end = os.lseek(self.fd, start, os.SEEK_HOLE)
             yield start, end
+
+    def populate(self, is_wanted: Callable[[], bool]) -> None:
+        """Give every page its place in the host's memory now, as long as *is_wanted*; content stays as it is.
+
+        A destination gets all its pages anyway, else one fault each while the stream is loaded. Any thread may do it,
+        also while QEMU writes, but not while :meth:`close` runs. A kernel that cannot do it leaves it to the faults.
+        """
+        buffer = self.buffer
+        for start in range(0, self.size_bytes, _POPULATE_CHUNK_BYTES):
+            size_bytes = min(_POPULATE_CHUNK_BYTES, self.size_bytes - start)
+            if not is_wanted() or _madvise(buffer.ctypes.data + start, size_bytes, _MADV_POPULATE_WRITE):
+                return
 
     @property
     def view(self) -> memoryview:

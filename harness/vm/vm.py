@@ -47,6 +47,7 @@ class _Sockets:
     qmp: socket.socket
     console: socket.socket
     channel: socket.socket
+    hypercalls: socket.socket | None = None
 
 
 class Vm:
@@ -78,6 +79,9 @@ class Vm:
         self._process = process
         self._files = files
         self._channel: Channel | None = None
+        self._hypercalls: socket.socket | None = None
+        self._populating: asyncio.Future[None] | None = None
+        self._is_closing = False
 
     @property
     def pid(self) -> int:
@@ -89,6 +93,12 @@ class Vm:
         """Reader and writer of the guest's command port (COM2)."""
         assert self._channel is not None
         return self._channel
+
+    @property
+    def hypercalls(self) -> socket.socket:
+        """The host's end of the guest's hypercall port (COM3), for a machine that has it. Closed with the VM."""
+        assert self._hypercalls is not None
+        return self._hypercalls
 
     @property
     def lost(self) -> asyncio.Future[Exit]:
@@ -183,10 +193,16 @@ class Vm:
         except DeadlineError:
             raise DeadlineError(f"{self.role}: QEMU did not end before the deadline") from None
 
+    def _populate(self) -> None:
+        """Have the memory populated while QEMU starts and the guest is still elsewhere."""
+        loop = asyncio.get_running_loop()
+        self._populating = loop.run_in_executor(None, self.ram.populate, lambda: not self._is_closing)
+
     async def _connect(self, sockets: _Sockets, deadline: Deadline) -> None:
         with ExitStack() as not_taken:
             for sock in (sockets.channel, sockets.qmp):
                 not_taken.enter_context(sock)
+            self._hypercalls = sockets.hypercalls
             await self.console.attach(sockets.console)
             not_taken.pop_all()
             not_taken.enter_context(sockets.qmp)
@@ -215,8 +231,11 @@ class Vm:
 
     async def close(self) -> None:
         """Kill what still runs, take the last output, give everything back."""
+        self._is_closing = True
+        if self._populating:
+            await asyncio.wait({self._populating})
         # Ours first: the last one to let go of a memory frees its pages, and QEMU's death does so in the background.
-        self.ram.close()
+        await asyncio.to_thread(self.ram.close)
         self._process.kill()
         try:
             await self.qmp.disconnect()
@@ -225,6 +244,8 @@ class Vm:
         finally:
             if self._channel:
                 self._channel[1].close()
+            if self._hypercalls:
+                self._hypercalls.close()
             self._files.close()
 
 
@@ -253,6 +274,8 @@ async def start_vm(
     files = VmFiles.open(artefacts, role)
     vm, sockets = _launch(spec, features, name=name, role=role, argv=argv, files=files)
     try:
+        if incoming:
+            vm._populate()  # noqa: SLF001 - the other half of this constructor
         await vm._connect(sockets, deadline)  # noqa: SLF001 - the other half of this constructor
         yield vm
     finally:
@@ -267,10 +290,11 @@ def _launch(
     with ExitStack() as undo, ExitStack() as handed_over:
         undo.callback(files.close)
         ram = undo.enter_context(closing(SharedRam.create(spec.memory_bytes)))
-        pairs = [socket.socketpair() for _ in range(3)]
+        numbers = (FDS.qmp, FDS.console, FDS.channel, *((FDS.hypercalls,) if spec.hypercall_port else ()))
+        pairs = [socket.socketpair() for _ in numbers]
         ours = [undo.enter_context(end) for end, _ in pairs]
         theirs = [handed_over.enter_context(end).fileno() for _, end in pairs]
-        inherit = dict(zip((FDS.ram, FDS.qmp, FDS.console, FDS.channel), (ram.fd, *theirs), strict=True))
+        inherit = dict(zip((FDS.ram, *numbers), (ram.fd, *theirs), strict=True))
         process = Process(argv, inherit=inherit, log=files.stderr)
         undo.pop_all()
     vm = Vm(name=name, role=role, spec=spec, features=features, argv=argv, ram=ram, process=process, files=files)

@@ -12,6 +12,7 @@ import pytest
 from harness.cases.case import CASES
 from harness.cases.faults import FAULTS
 from harness.cli import status_of
+from harness.confidential.backend import BACKENDS
 from harness.hosts.kvm_probe import probe_kvm
 from harness.model.verdict import Finding
 from testcases.conftest import CHECKOUT
@@ -196,7 +197,9 @@ def test_plan_says_what_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot run: QEMU" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("kind", "names"), [("cases", set(CASES)), ("faults", set(FAULTS)), ("backends", {"none"})])
+@pytest.mark.parametrize(
+    ("kind", "names"), [("cases", set(CASES)), ("faults", set(FAULTS)), ("backends", set(BACKENDS))]
+)
 def test_list_names_everything(capsys: pytest.CaptureFixture[str], kind: str, names: set[str]) -> None:
     assert status_of(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -67,6 +67,8 @@ class Vm:
     ram: memoryview
     layout: RamLayout
     console: Path
+    hypercalls: socket.socket
+    """The host's end of COM3; nobody listens there unless the test does."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,17 +80,20 @@ class Lab:
     started: int = 0
 
     @asynccontextmanager
-    async def vm(self, *options: str, vcpus: int = 1, memory_mib: int = 128) -> AsyncIterator[Vm]:
+    async def vm(
+        self, *options: str, vcpus: int = 1, memory_mib: int = 128, below_4g_mib: int = 0
+    ) -> AsyncIterator[Vm]:
         self.started += 1
         console = self.folder / f"console-{self.started}"
         async with AsyncExitStack() as stack:
-            ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
+            ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
+            stack.callback(ours[2].close)
             memfd = os.memfd_create("cvmig-test")
             memory_kib = (memory_mib << 10) - TCG_TRIM_KIB
             os.ftruncate(memfd, memory_kib << 10)
             area = mmap.mmap(memfd, memory_kib << 10)
             fds = [memfd, *(end.fileno() for end in theirs)]
-            words = command_line(self.arch, str(self.qemu), fds, vcpus, memory_kib, console)
+            words = command_line(self.arch, str(self.qemu), fds, vcpus, memory_kib, console, below_4g_mib)
             process = await asyncio.create_subprocess_exec(*words, *options, pass_fds=fds)
             stack.push_async_callback(end_process, process)
             os.close(memfd)
@@ -99,9 +104,15 @@ class Lab:
             for writer in (monitor.streams[1], channel[1]):
                 stack.push_async_callback(close_writer, writer)
             await monitor.execute("qmp_capabilities")
-            layout = RamLayout.of(self.arch, memory_kib << 10)
+            layout = RamLayout.of(self.arch, memory_kib << 10, below_4g_mib=below_4g_mib)
             yield Vm(
-                process=process, channel=channel, monitor=monitor, ram=memoryview(area), layout=layout, console=console
+                process=process,
+                channel=channel,
+                monitor=monitor,
+                ram=memoryview(area),
+                layout=layout,
+                console=console,
+                hypercalls=ours[2],
             )
 
     @asynccontextmanager
@@ -122,21 +133,28 @@ class Lab:
 
 
 MACHINES = {Arch.X86_64: "pc-q35-7.2", Arch.AARCH64: "virt-7.2,gic-version=3"}
-CHANNELS = {
-    Arch.X86_64: ("-serial", "chardev:channel"),
-    Arch.AARCH64: ("-device", "pci-serial,addr=1,chardev=channel"),
-}
 
 
-def command_line(arch: Arch, qemu: str, fds: list[int], vcpus: int, memory_kib: int, console: Path) -> list[str]:
-    memfd, monitor, channel = fds
+def serial_lines(arch: Arch) -> tuple[str, ...]:
+    """Behind the console: the channel, and a PC's third line for hypercalls."""
+    if arch is Arch.AARCH64:
+        return ("-device", "pci-serial,addr=1,chardev=channel")
+    return ("-serial", "chardev:channel", "-serial", "chardev:hypercalls")
+
+
+def command_line(
+    arch: Arch, qemu: str, fds: list[int], vcpus: int, memory_kib: int, console: Path, below_4g_mib: int
+) -> list[str]:
+    memfd, monitor, channel, hypercalls = fds
+    split = f",max-ram-below-4g={below_4g_mib}M" if below_4g_mib else ""
     return [
         *(qemu, "-name", "cvmig-probe-test", "-nodefaults", "-display", "none", "-no-user-config"),
-        *("-machine", f"{MACHINES[arch]},memory-backend=ram", "-accel", "tcg", "-cpu", "max"),
+        *("-machine", f"{MACHINES[arch]},memory-backend=ram{split}", "-accel", "tcg", "-cpu", "max"),
         *("-m", f"{memory_kib}K", "-smp", str(vcpus), "-kernel", str(probe_image(arch))),
         *("-object", f"memory-backend-file,id=ram,size={memory_kib}K,mem-path=/proc/self/fd/{memfd},share=on"),
         *("-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
-        *("-serial", f"file:{console}", "-chardev", f"socket,id=channel,fd={channel}", *CHANNELS[arch]),
+        *("-chardev", f"socket,id=hypercalls,fd={hypercalls}", "-serial", f"file:{console}"),
+        *("-chardev", f"socket,id=channel,fd={channel}", *serial_lines(arch)),
     ]
 
 

@@ -76,7 +76,7 @@ async def sides(
 ) -> AsyncIterator[tuple[SourceSide, DestinationSide]]:
     between = Endpoint.unix(folder / "between.sock")
     async with (
-        open_destination_side(hosts.destination, listen=between, connect=inbound, soft_faults=soft_faults) as far,
+        open_destination_side(hosts.destination, listen=between, connect=inbound) as far,
         open_source_side(
             hosts.source,
             hosts.destination.certificates(),

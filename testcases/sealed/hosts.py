@@ -23,6 +23,8 @@ from harness.model.page_map import PageMap
 from harness.model.page_map_wire import parse, serialise
 from harness.model.page_set import PageSet
 
+UNSURE = 0x77
+"""Content of pages that are sent once more."""
 SCRAMBLE = 0x5A
 """What the host sees of a byte that is shared: enough to tell a host's view from a guest's."""
 
@@ -71,6 +73,10 @@ class Host:
         self.list_sent: bytes | None = b""
         self.came: PageMap | None = None
         self.taken: dict[int, int] = {}
+        self.noted: dict[int, tuple[dict[str, int], bytes]] = {}
+        self.unsure: RamPages = np.zeros(0, dtype=np.uint64)
+        self.to_forget: RamPages = np.zeros(0, dtype=np.uint64)
+        self.is_aux_restored = True
         is_shared = np.zeros(self.pages, dtype=np.bool_)
         for start, end in self.shared.ranges():
             is_shared[start:end] = True
@@ -120,6 +126,22 @@ class Host:
 
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         return self.processor.send_update_vmsa(self.handle, vcpu, page)
+
+    def unsure_pages(self) -> RamPages:
+        return self.unsure
+
+    def contents_of(self, ram_pages: RamPages) -> Pages:
+        return np.full((len(ram_pages), 4096), UNSURE, dtype=np.uint8)
+
+    def forgotten(self, ram_pages: RamPages) -> NDArray[np.bool_]:
+        return np.isin(ram_pages, self.to_forget)
+
+    @property
+    def restores_aux(self) -> bool:
+        return self.is_aux_restored
+
+    def note_vcpu(self, vcpu: int, *, aux: Mapping[str, int], vmsa: bytes = b"") -> None:
+        self.noted[vcpu] = (dict(aux), vmsa)
 
     def vcpu_records(self) -> Mapping[int, int]:
         return self.ghcbs

@@ -23,6 +23,11 @@ class Binary:
 SPECS = {
     "q35-7.2-source": (MachineSpec(kernel="probe.elf"), Binary(), False),
     "q35-7.2-destination": (MachineSpec(kernel="probe.elf"), Binary(), True),
+    "q35-7.2-protected": (
+        MachineSpec(kernel="probe.elf", append="cvm=es cbit=58", below_4g_mib=64, hypercall_port=True),
+        Binary(),
+        False,
+    ),
     "q35-10.0-everything": (
         MachineSpec(
             machine="pc-q35-10.0",
@@ -70,6 +75,11 @@ def test_another_architecture_is_unsupported() -> None:
 def test_a_machine_type_without_version_is_refused(machine: str) -> None:
     with pytest.raises(UsageError, match="no version"):
         MachineSpec(machine=machine)
+
+
+def test_a_negative_split_is_refused() -> None:
+    with pytest.raises(UsageError, match="below_4g_mib"):
+        MachineSpec(below_4g_mib=-1)
 
 
 @pytest.mark.parametrize(("vcpus", "memory_mib"), [(0, 128), (256, 128), (1, 0), (-1, 64)])

@@ -16,6 +16,16 @@ def test_q35_splits_at_two_gib_when_there_is_enough(total: int, below: int) -> N
 
 
 @pytest.mark.parametrize(
+    ("total_mib", "asked_mib", "below_mib"),
+    [(128, 64, 64), (128, 128, 128), (128, 4096, 128), (3072, 3072, 2048), (3072, 1024, 1024), (64, 0, 64)],
+)
+def test_less_may_lie_below_four_gib_than_the_machine_would_put_there(
+    total_mib: int, asked_mib: int, below_mib: int
+) -> None:
+    assert RamLayout.q35(total_mib << 20, below_4g_mib=asked_mib).below_4g_bytes == below_mib << 20
+
+
+@pytest.mark.parametrize(
     ("ram_addr", "gpa"), [(0, 0), (2 * GIB - 1, 2 * GIB - 1), (2 * GIB, FOUR_GIB), (5 * GIB - 1, 7 * GIB - 1)]
 )
 def test_translation_is_its_own_inverse_around_the_hole(ram_addr: int, gpa: int) -> None:

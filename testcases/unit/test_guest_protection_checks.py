@@ -17,12 +17,12 @@ def told(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
 
 
 def test_errands_that_went_well_are_no_finding() -> None:
-    assert check_errands(FINE, vcpus=3, during=ProtectionCounters(mmio_ok=24)) == ()
+    assert check_errands(FINE, vcpus=3, reads=8, during=ProtectionCounters(mmio_ok=24)) == ()
 
 
 def test_each_errand_that_failed_is_told_with_its_vcpu() -> None:
     bad = (replace(FINE[0], mmio_bad=2), replace(FINE[1], ipi_ok=False), replace(FINE[2], mmio_ok=0))
-    found = check_errands(bad, vcpus=4, during=ProtectionCounters(ghcb_errors=5))
+    found = check_errands(bad, vcpus=4, reads=8, during=ProtectionCounters(ghcb_errors=5))
     assert told(found) == [
         ("guest/errands", "silent", "vcpu 3"),
         ("guest/errands", "mmio", "vcpu 0"),
@@ -34,10 +34,19 @@ def test_each_errand_that_failed_is_told_with_its_vcpu() -> None:
 
 
 def test_errands_that_nobody_did_prove_nothing() -> None:
-    idle = tuple(replace(errand, mmio_ok=0) for errand in FINE)
-    for errands in ((), idle):
-        (found,) = check_errands(errands, vcpus=3)
-        assert (found.check, found.verdict) == ("precondition", Verdict.ERROR)
+    (found,) = check_errands((), vcpus=3, reads=8)
+    assert (found.check, found.verdict) == ("precondition", Verdict.ERROR)
+
+
+def test_reads_that_were_not_finished_are_told() -> None:
+    found = check_errands(tuple(replace(errand, mmio_ok=7) for errand in FINE), vcpus=3, reads=8)
+    assert [finding.detail for finding in found] == ["it finished 7 of 8 MMIO reads"] * 3
+
+
+def test_a_guest_without_vc_or_with_one_vcpu_has_fewer_errands() -> None:
+    plain = tuple(replace(errand, mmio_ok=0) for errand in FINE)
+    assert check_errands(plain, vcpus=3, reads=0) == ()
+    assert check_errands((replace(FINE[0], ipi_ok=False),), vcpus=1, reads=8) == ()
 
 
 def test_b2_nesting_and_interrupts_within_the_handler() -> None:

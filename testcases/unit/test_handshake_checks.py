@@ -77,6 +77,13 @@ def test_b18_a_vcpu_that_goes_offline_takes_ready_with_it() -> None:
     assert kinds(check_handshake([*life[:2], free(KIND.READY_REVOKED)])) == ["ready-kept"]
 
 
+def test_another_reason_beside_the_blocker_is_no_finding() -> None:
+    both = event(KIND.LAUNCHED, reasons=(REASON, "a device cannot migrate"))
+    assert check_handshake([both]) == ()
+    (found,) = check_handshake([event(KIND.LAUNCHED, reasons=(REASON, REASON, "a device cannot migrate"))])
+    assert found.detail == f"listed more than once: {REASON}"
+
+
 def test_what_stays_wrong_is_told_once() -> None:
     stuck = [event(KIND.LAUNCHED), free(KIND.READY_WRITTEN), free(KIND.RESET), free(KIND.ASKED), free(KIND.ASKED)]
     (found,) = check_handshake(stuck)

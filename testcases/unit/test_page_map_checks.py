@@ -303,3 +303,34 @@ def test_a_map_that_is_neither_old_nor_fresh() -> None:
     after = PageMap(total_pages=PAGES, shared=PageSet.of((0x20, 0x21)))
     found = check_after_reset(ADDRESSES, fresh=fresh, before=fresh, after=after)
     assert kinds(found) == ["not-fresh", "not-fresh"]
+
+
+def alternating() -> tuple[AddressMap, PageMap]:
+    """A guest of 64 GiB with 100,000 shared ranges."""
+    addresses = AddressMap.of(RamLayout.q35(64 << 30))
+    shared = PageSet.from_ranges((start, start + 83) for start in range(0, 166 * 100_000, 166))
+    return addresses, PageMap(total_pages=addresses.pages, shared=shared)
+
+
+def views_of(page_map: PageMap, **others: PageMap) -> tuple[MapView, ...]:
+    return tuple(MapView(witness=witness, page_map=others.get(witness.name.lower(), page_map)) for witness in Witness)
+
+
+def test_a_large_guest_with_many_ranges_is_compared_page_by_page() -> None:
+    addresses, same = alternating()
+    assert same.shared.intervals == 100_000
+    start = PageMap.all_private(addresses.pages)
+    assert check_views(MapEvidence(views=views_of(same), addresses=addresses, initial=start)) == ()
+    one = same.with_pages(PageSet.of((83, 84)), private=False)
+    found = the_only(check_views(MapEvidence(views=views_of(same, stream=one), addresses=addresses, initial=start)))
+    assert (found.where, found.detail.partition(":")[0]) == ("gpa 0x53000-0x53fff", "1 page")
+    everywhere = PageMap(total_pages=addresses.pages, shared=same.shared.shifted(1))
+    many = check_views(MapEvidence(views=views_of(same, destination=everywhere), addresses=addresses, initial=start))
+    assert [finding.detail.partition(":")[0] for finding in many] == ["100000 pages"] * 2
+    assert many[0].where.endswith("and 99996 ranges more")
+
+
+def test_narrow_ranges_are_told_from_wide_ones() -> None:
+    assert PageSet.of((1, 2), (4, 6), (8, 9)).narrow(1) == PageSet.of((1, 2), (8, 9))
+    assert PageSet.of((4, 6)).narrow(1) == PageSet.empty()
+    assert list(alternating()[1].shared.ranges())[99_999] == (166 * 99_999, 166 * 99_999 + 83)

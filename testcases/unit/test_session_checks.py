@@ -140,6 +140,12 @@ def test_vmsa_packets_of_nobody_are_counted() -> None:
     assert "was done for 1 of 2 vCPUs" in check_session(replace(CLEAN, source=source))[0].detail
 
 
+def test_a_vmsa_that_was_refused_does_not_count() -> None:
+    again = (*side("receive", vcpus=1)[:-1], refused("receive-update-vmsa", 2, vcpu=1), done("receive-finish"))
+    (found,) = check_session(replace(CLEAN, destination=again))
+    assert found.detail.startswith("receive-update-vmsa was done for 1 of 2 vCPUs")
+
+
 REFUSED_START = replace(CANCELLED, end=AttemptEnd.FAILED, destination=())
 
 

@@ -91,11 +91,19 @@ def test_a_refusal_carries_the_firmwares_word_in_red() -> None:
     destination = (*MOVE.destination[:3], refused)
     drawing = draw_sequence(sequence_of(replace(MOVE, end=AttemptEnd.FAILED, destination=destination), RECORDS))
     (arrow,) = [arrow for arrow in drawing.arrows if arrow.tone == "refused"]
-    assert arrow.note == "SECURE_DATA_INVALID (0x18): packet 8 came, 7 is next"
+    assert arrow.note == "✗ SECURE_DATA_INVALID (0x18): packet 8 came, 7 is next"
     assert arrow.note_anchor == "end"
     assert not drawing.is_good
     order = [arrow.label for arrow in drawing.arrows]
     assert order.index("send-update-vmsa \u00d7 2") > order.index("receive-update-data")
+
+
+def test_a_guest_that_was_sent_is_denied_and_that_is_no_alarm() -> None:
+    run = done("run", status=2, detail="VMRUN of a guest in state sent")
+    drawing = draw_sequence(sequence_of(replace(MOVE, source=(run, *MOVE.source, run)), RECORDS))
+    tones = [(arrow.label, arrow.tone) for arrow in drawing.arrows if arrow.tone in {"refused", "denied"}]
+    assert tones == [("run", "refused"), ("run", "denied")]
+    assert drawing.arrows[-1].note.startswith("✓ denied, the guest was sent: INVALID_GUEST_STATE")
 
 
 def test_the_drawing_keeps_within_its_page() -> None:

@@ -293,6 +293,20 @@ def test_generated_streams_round_trip(records: list[tuple[str, int, int, bool]],
     assert sum(int(ledger.counts(block).sum()) for block in BLOCKS) == len(records) == sum(ledger.records_per_pass)
 
 
+@pytest.mark.parametrize("chunk_bytes", [977, 100_000, 1 << 20])
+def test_runs_of_zero_pages_of_any_length_are_counted(chunk_bytes: int) -> None:
+    lengths = [*range(1, 40), 4095, 4096, 4097, 9000]
+    runs = b"".join(zero_page(1) * length + data_page(2, 7) for length in lengths)
+    data = setup() + END + data_page(0, 1, "pc.ram") + runs + EOS + FOOTER + b"\0"
+    elements = parse(data, chunk_bytes)
+    assert write(elements) == data
+    ledger = PageLedger()
+    for element in elements:
+        ledger.add(element)
+    assert ledger.blocks["pc.ram"].zero[1] == sum(lengths)
+    assert ledger.blocks["pc.ram"].data[2] == len(lengths)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_streams_end_with_a_stream_error_or_not(data: st.DataObject) -> None:

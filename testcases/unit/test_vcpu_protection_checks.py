@@ -102,6 +102,7 @@ def test_b14_a_ghcb_lies_in_a_shared_page() -> None:
 def test_b33_pins_that_stay() -> None:
     snapshot = ProtectionSnapshot(
         page_map=PageMap.all_private(64),
+        initial=PageMap.all_private(64),
         entries=(),
         conversions=(),
         vcpus=(),

@@ -93,3 +93,17 @@ def test_close_twice() -> None:
     ram.close()
     ram.close()
     assert kept[0] == 0
+
+
+def test_populated_memory_takes_its_place_and_keeps_its_content(pair: tuple[SharedRam, SharedRam]) -> None:
+    ram, other = pair
+    ram.buffer[5 * PAGE_SIZE + 17] = 1
+    ram.populate(lambda: True)
+    assert ram.used_bytes == ram.size_bytes
+    assert differing_pages(ram, other).tolist() == [5]
+
+
+def test_populating_ends_when_nobody_wants_it_any_more(pair: tuple[SharedRam, SharedRam]) -> None:
+    answers = iter((True, False))
+    pair[0].populate(lambda: next(answers))
+    assert 0 < pair[0].used_bytes < pair[0].size_bytes

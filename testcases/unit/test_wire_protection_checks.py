@@ -17,7 +17,7 @@ from harness.checks.protection_preconditions import (
     check_session_was_open,
     check_waiting_vcpu,
 )
-from harness.checks.wire_records import WINDOW_PAGES, check_coverage, check_records
+from harness.checks.wire_records import WINDOW_PAGES, check_coverage, check_flags, check_records
 from harness.checks.wire_secrecy import check_secrecy
 from harness.model.address_map import AddressMap, Window
 from harness.model.memory import GpaRange
@@ -78,10 +78,14 @@ def test_each_deviation_of_the_records_is_named(wrong: SealedRecords, expected: 
 def test_b32_a_flag_of_another_tree_is_told_with_its_name() -> None:
     (found,) = check_records(replace(CLEAN, unknown_flags=(0x800, 0x800)), sealed_pages=130)
     assert found.detail == "2 records with RAM flag 0x800: CGS_EPOCH of the later TDX tree"
+    assert check_flags(SealedRecords(unknown_flags=(0x800, 0x800))) == (found,)
+    assert check_flags(SealedRecords()) == ()
 
 
 def test_b33_a_full_window_is_suspected_where_packets_are_lost() -> None:
     (found,) = check_records(replace(CLEAN, pages=129), sealed_pages=130)
+    assert "B33: 1 windows were full" in found.remedy
+    (found,) = check_records(replace(CLEAN, pages=129, batches=(WINDOW_PAGES - 1, WINDOW_PAGES - 2)), sealed_pages=130)
     assert "B33: 1 windows were full" in found.remedy
     (found,) = check_records(replace(CLEAN, pages=129, batches=()), sealed_pages=130)
     assert found.remedy == ""
@@ -100,6 +104,8 @@ def test_every_private_page_without_a_packet_is_counted(lost: set[int]) -> None:
 def test_pages_without_a_gpa_need_no_packet_and_no_packets_prove_nothing() -> None:
     hidden = ADDRESSES.unplug(PageSet.of((20, 30)))
     assert check_coverage(replace(CLEAN, packet_pages=FINAL.private - PageSet.of((20, 30))), FINAL, hidden) == ()
+    behind = replace(CLEAN, packet_pages=FINAL.private - PageSet.of((20, 30)))
+    assert check_coverage(behind, FINAL, ADDRESSES, in_flight=PageSet.of((20, 30))) == ()
     (found,) = check_coverage(replace(CLEAN, packet_pages=PageSet.empty()), FINAL, ADDRESSES)
     assert (found.check, found.verdict) == ("precondition", Verdict.ERROR)
 
@@ -110,6 +116,8 @@ def test_private_content_in_the_clear_is_told_with_its_place() -> None:
     assert (found.check, found.kind) == ("wire/secrecy", "clear-page")
     assert found.where.startswith("gpa 0x0-0xfff, 0x2000-0x2fff")
     assert found.where.endswith("and 2 ranges more")
+    (found,) = check_secrecy(replace(CLEAN, clear_private_pages=4, clear_private_ranges=ranges[:4]))
+    assert found.where.endswith("0x6000-0x6fff")
     (found,) = check_secrecy(replace(CLEAN, clear_private_pages=1))
     assert found.where == "main memory"
 
@@ -118,10 +126,13 @@ def test_a_readable_register_is_told() -> None:
     (found,) = check_secrecy(replace(CLEAN, clear_registers=tuple(f"cpu/0 env.regs[{n}]" for n in range(6))))
     assert (found.kind, found.verdict) == ("clear-register", Verdict.FAIL)
     assert found.where.endswith("env.regs[3] and 2 more")
+    (found,) = check_secrecy(replace(CLEAN, clear_registers=tuple(f"cpu/0 env.regs[{n}]" for n in range(4))))
+    assert found.where.endswith("env.regs[3]")
 
 
 def test_a_case_that_converted_nothing_proves_nothing() -> None:
     assert check_converted(ConversionsInMove(to_shared=3, to_private=2, of_sent_pages=1)) == ()
+    assert check_converted(ConversionsInMove(to_shared=2, to_private=2, of_sent_pages=1), at_least=2) == ()
     assert len(check_converted(ConversionsInMove(to_shared=3, to_private=0, of_sent_pages=1))) == 1
     assert len(check_converted(ConversionsInMove(to_shared=3, to_private=2, of_sent_pages=9), at_least=3)) == 1
     found = check_converted(ConversionsInMove(to_shared=0, to_private=0, of_sent_pages=0))
@@ -146,8 +157,10 @@ def test_other_preconditions() -> None:
     assert check_full_window(CLEAN) == ()
     assert kinds(check_full_window(replace(CLEAN, batches=(7,)))) == ["no-full-window"]
     assert kinds(check_full_window(replace(CLEAN, batches=()))) == ["no-full-window"]
-    started = VcpuProtection(vcpu=0, ghcb=0x1000, has_first_sipi=True)
-    assert check_waiting_vcpu((started, VcpuProtection(vcpu=1, ghcb=0))) == ()
-    assert kinds(check_waiting_vcpu((started,))) == ["nobody-waits"]
+    started = VcpuProtection(vcpu=1, ghcb=0x1000, has_first_sipi=True)
+    boot = VcpuProtection(vcpu=0, ghcb=0x2000)
+    assert check_waiting_vcpu((boot, VcpuProtection(vcpu=1, ghcb=0))) == ()
+    assert kinds(check_waiting_vcpu((boot, started))) == ["nobody-waits"]
+    assert kinds(check_waiting_vcpu((boot,))) == ["nobody-waits"]
     assert check_session_was_open(1) == ()
     assert kinds(check_session_was_open(0)) == ["no-session"]

@@ -1,16 +1,16 @@
 """Transport packets: one page or one VMSA, encrypted and authenticated under the keys of one session.
 
 Shape as in the SEV API's packet header: 52 bytes, flags u32, iv 16, mac 32; AES-128-CTR under TEK, a MAC under TIK.
-What real firmware feeds into the MAC of a migration packet is not verified; ours, private to the emulation, is::
+What real firmware feeds into the MAC of a migration packet is not verified; ours, private to the emulation, is
+AES-128-GMAC of the data, 16 bytes and 16 zeros, with the nonce::
 
-    B kind   u32 flags   16s iv   u32 guest_len   u32 trans_len   u64 place   data
+    be40 number of the packet   u8 kind   be48 place
 
-The MAC is AES-128-GMAC (nonce: the last 12 bytes of the iv), 16 bytes and 16 zeros, where the API has HMAC-SHA256:
-that takes 3.5 us of each page on either side, which is more than all the rest of the way.
+where the API has HMAC-SHA256: that takes 3.5 us of each page on either side, more than all the rest of the way.
 
 The iv of packet n is the number, be128, of its first AES block when all packets of the session stand one behind the
-other: so no key stream is ever used twice, and a run of packets is one pass of AES-CTR. The MAC covers *place*, the RAM
-page or vCPU that the packet is for: a packet that is put elsewhere does not verify.
+other: so no key stream is ever used twice, and a run of packets is one pass of AES-CTR. The nonce binds *place*, the
+RAM page or vCPU that the packet is for: a packet that is put elsewhere does not verify.
 """
 
 from __future__ import annotations
@@ -34,23 +34,16 @@ HEADER_BYTES = 52
 MAC_BYTES = 32
 _TAG_BYTES = 16
 _IV_BYTES = 16
-_NONCE = slice(4, 16)
 _STEP_PAGES = 64
 """Pages that are worked on at once: they stay in the cache between encryption and MAC."""
 _BLOCKS_PER_PAGE = PAGE_SIZE // 16
 _BLOCKS_SHIFT = _BLOCKS_PER_PAGE.bit_length() - 1
 _HEADER = np.dtype([("flags", "<u4"), ("iv", "u1", (_IV_BYTES,)), ("mac", "u1", (MAC_BYTES,))])
-_AUTHENTICATED = np.dtype(
-    [
-        ("kind", "u1"),
-        ("flags", "<u4"),
-        ("iv", "u1", (_IV_BYTES,)),
-        ("guest_len", "<u4"),
-        ("trans_len", "<u4"),
-        ("place", "<u8"),
-        ("data", "u1", (PAGE_SIZE,)),
-    ]
-)
+_NONCE = np.dtype([("sequence", ">u8"), ("place", ">u8")])
+_NONCE_BYTES = 12
+PLACE_LIMIT = 1 << 48
+"""RAM pages, and vCPUs, that a nonce can name."""
+_SEQUENCE_LIMIT = 1 << 40
 
 Bytes = NDArray[np.uint8]
 Places = NDArray[np.uint64]
@@ -127,25 +120,28 @@ class _Engine:
     def __init__(self, keys: TransportKeys) -> None:
         self._stream = Cipher(AES(keys.tek), CTR(bytes(_IV_BYTES))).encryptor()
         self._mac = AESGCM(keys.tik)
-        self._rows = np.empty(_STEP_PAGES, dtype=_AUTHENTICATED)
-        self._rows["guest_len"] = self._rows["trans_len"] = PAGE_SIZE
+        self._room: Bytes = np.empty(0, dtype=np.uint8)
+
+    def buffer(self, pages: int) -> tuple[Bytes, Bytes]:
+        """Rows for *pages* pages, and the same bytes with the room behind them that update_into() wants.
+
+        The same memory each time: a window is 16 MiB, and fresh memory costs more than to encrypt it.
+        """
+        if len(self._room) < pages * PAGE_SIZE + _IV_BYTES:
+            self._room = np.empty(pages * PAGE_SIZE + _IV_BYTES, dtype=np.uint8)
+        return self._room[: pages * PAGE_SIZE].reshape(pages, PAGE_SIZE), self._room
 
     def apply(self, sequence: int, data: Bytes, out: Bytes) -> None:
         """AES-CTR, either way, of packets from *sequence* on; *out* has 15 bytes of room behind what is written."""
         self._stream.reset_nonce((sequence << _BLOCKS_SHIFT).to_bytes(_IV_BYTES, "big"))
-        self._stream.update_into(np.ascontiguousarray(data).reshape(-1).data, out.data)
+        self._stream.update_into(data.reshape(-1).data, out.data)
 
-    def macs(self, kind: PacketKind, headers: NDArray[np.void], places: Places, data: Bytes) -> Bytes:
-        """One row for each of at most _STEP_PAGES packets."""
-        rows = self._rows[: len(places)]
-        rows["kind"], rows["flags"], rows["iv"], rows["place"] = kind, headers["flags"], headers["iv"], places
-        rows["data"] = data
-        size, view, encrypt = _AUTHENTICATED.itemsize, rows.view(np.uint8).data, self._mac.encrypt
-        nonces = [iv[_NONCE] for iv in map(bytes, headers["iv"])]
-        tags = [
-            encrypt(nonce, b"", view[at : at + size])
-            for nonce, at in zip(nonces, range(0, len(view), size), strict=True)
-        ]
+    def macs(self, kind: PacketKind, sequences: Places, places: Places, data: Bytes) -> Bytes:
+        """One row for each packet; *data* is contiguous."""
+        view, encrypt = data.reshape(-1).data, self._mac.encrypt
+        starts = range(0, len(view), PAGE_SIZE)
+        nonces = _nonces(kind, sequences, places)
+        tags = [encrypt(nonce, b"", view[at : at + PAGE_SIZE]) for nonce, at in zip(nonces, starts, strict=True)]
         macs = np.zeros((len(places), MAC_BYTES), dtype=np.uint8)
         macs[:, :_TAG_BYTES] = np.frombuffer(b"".join(tags), dtype=np.uint8).reshape(-1, _TAG_BYTES)
         return macs
@@ -164,16 +160,23 @@ class PacketSealer:
         return self.seal_run(kind, np.array([place], dtype=np.uint64), plain)[0]
 
     def seal_run(self, kind: PacketKind, places: Places, plain: bytes | memoryview | Bytes) -> PacketRun:
-        """One packet per place; *plain* holds their pages one behind the other. INVALID_LENGTH for another size."""
+        """One packet per place; *plain* holds their pages one behind the other.
+
+        INVALID_LENGTH for another size, INVALID_ADDRESS for a place beyond 48 bits.
+
+        What is returned is valid until the next call.
+        """
         pages = np.frombuffer(plain, dtype=np.uint8)
         _check_length(pages.size, "guest_len", pages=len(places))
-        pages, (data, room) = pages.reshape(-1, PAGE_SIZE), _buffer(len(places))
+        _check_places(places)
+        pages, (data, room) = pages.reshape(-1, PAGE_SIZE), self._engine.buffer(len(places))
         headers = np.zeros(len(places), dtype=_HEADER)
-        headers["iv"] = _ivs(self.sent, len(places))
+        numbers = np.arange(self.sent, self.sent + len(places), dtype=np.uint64)
+        headers["iv"] = _ivs(numbers)
         for start in range(0, len(places), _STEP_PAGES):
             part = slice(start, start + _STEP_PAGES)
             self._engine.apply(self.sent + start, pages[part], room[start * PAGE_SIZE :])
-            headers["mac"][part] = self._engine.macs(kind, headers[part], places[part], data[part])
+            headers["mac"][part] = self._engine.macs(kind, numbers[part], places[part], data[part])
         self.sent += len(places)
         return PacketRun(headers.view(np.uint8).reshape(-1, HEADER_BYTES), data)
 
@@ -200,13 +203,18 @@ class PacketOpener:
     def open_run(
         self, kind: PacketKind, places: Places, packets: PacketRun
     ) -> tuple[Bytes, CommandRefusedError | None]:
-        """The pages, a row each, of the packets before the first that is refused; and the refusal as :meth:`open`."""
-        pages, room = _buffer(len(places))
+        """The pages, a row each, of the packets before the first that is refused; and the refusal as :meth:`open`.
+
+        The pages are valid until the next call.
+        """
+        _check_places(places)
+        pages, room = self._engine.buffer(len(places))
         headers = np.ascontiguousarray(packets.headers).view(_HEADER).reshape(-1)
         for start in range(0, len(places), _STEP_PAGES):
             part = slice(start, start + _STEP_PAGES)
-            done, refusal = self._check(kind, headers[part], places[part], packets.data[part])
-            self._engine.apply(self.received, packets.data[start : start + done], room[start * PAGE_SIZE :])
+            data = np.ascontiguousarray(packets.data[part])
+            done, refusal = self._check(kind, headers[part], places[part], data)
+            self._engine.apply(self.received, data[:done], room[start * PAGE_SIZE :])
             self.received += done
             if refusal is not None:
                 return pages[: start + done], refusal
@@ -216,40 +224,52 @@ class PacketOpener:
         self, kind: PacketKind, headers: NDArray[np.void], places: Places, data: Bytes
     ) -> tuple[int, CommandRefusedError | None]:
         """How many packets are good before the first that is not, and what is wrong with that one."""
-        genuine = _count_equal(headers["mac"], self._engine.macs(kind, headers, places, data))
-        due = _count_equal(headers["iv"], _ivs(self.received, len(places)))
-        done = min(genuine, due)
-        if done == len(places):
-            return done, None
-        if genuine == done:
-            reason = f"the packet for {int(places[done]):#x} does not verify"
-            return done, CommandRefusedError(FirmwareStatus.BAD_MEASUREMENT, reason)
-        reason = f"packet {_sequence(headers['iv'][done].tobytes())} where {self.received + done} is due"
-        return done, CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
+        numbers = np.arange(self.received, self.received + len(places), dtype=np.uint64)
+        due = np.zeros(len(places), dtype=_HEADER)
+        due["iv"] = _ivs(numbers)
+        due["mac"] = self._engine.macs(kind, numbers, places, data)
+        if due.tobytes() == headers.tobytes():
+            return len(places), None
+        done = int(np.flatnonzero(due != headers)[0])
+        return done, self._refusal(kind, headers[done : done + 1], places[done : done + 1], data[done : done + 1], done)
 
-
-def _buffer(pages: int) -> tuple[Bytes, Bytes]:
-    """Rows for *pages* pages, and the same bytes with the room behind them that update_into() wants."""
-    room = np.empty(pages * PAGE_SIZE + _IV_BYTES, dtype=np.uint8)
-    return room[: pages * PAGE_SIZE].reshape(pages, PAGE_SIZE), room
+    def _refusal(
+        self, kind: PacketKind, header: NDArray[np.void], place: Places, data: Bytes, done: int
+    ) -> CommandRefusedError:
+        """Of a packet that is not what is due: genuine, and out of turn, or not."""
+        number = _sequence(header["iv"][0].tobytes())
+        claimed = np.zeros(1, dtype=_HEADER)
+        claimed["iv"] = _ivs(np.array([number], dtype=np.uint64))
+        claimed["mac"] = self._engine.macs(kind, np.array([number], dtype=np.uint64), place, data)
+        if claimed.tobytes() != header.tobytes():
+            reason = f"the packet for {int(place[0]):#x} does not verify"
+            return CommandRefusedError(FirmwareStatus.BAD_MEASUREMENT, reason)
+        reason = f"packet {number} where {self.received + done} is due"
+        return CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
 
 
 def _sequence(iv: bytes) -> int:
-    return int.from_bytes(iv, "big") >> _BLOCKS_SHIFT
+    return (int.from_bytes(iv, "big") >> _BLOCKS_SHIFT) % _SEQUENCE_LIMIT
 
 
-def _ivs(first: int, count: int) -> Bytes:
+def _ivs(numbers: Places) -> Bytes:
     """One row per packet. The upper half is never used: 2**64 blocks are beyond any session."""
-    rows = np.zeros((count, 2), dtype=">u8")
-    rows[:, 1] = (np.arange(count, dtype=np.uint64) + np.uint64(first)) << np.uint64(_BLOCKS_SHIFT)
-    return rows.view(np.uint8).reshape(count, _IV_BYTES)
+    rows = np.zeros((len(numbers), 2), dtype=">u8")
+    rows[:, 1] = numbers << np.uint64(_BLOCKS_SHIFT)
+    return rows.view(np.uint8).reshape(-1, _IV_BYTES)
 
 
-def _count_equal(one: Bytes, other: Bytes) -> int:
-    """Rows that are equal before the first that is not."""
-    if one.tobytes() == other.tobytes():
-        return len(one)
-    return int(np.flatnonzero((one != other).any(axis=1))[0])
+def _nonces(kind: PacketKind, numbers: Places, places: Places) -> list[bytes]:
+    rows = np.empty(len(places), dtype=_NONCE)
+    rows["sequence"], rows["place"] = numbers, places | np.uint64(kind << 48)
+    # be40 and be56 out of two be64: what lies between the two, and before them, is zero.
+    nonces = rows.view(np.uint8).reshape(-1, _NONCE.itemsize)[:, [*range(3, 8), *range(9, 16)]].tobytes()
+    return [nonces[at : at + _NONCE_BYTES] for at in range(0, len(nonces), _NONCE_BYTES)]
+
+
+def _check_places(places: Places) -> None:
+    if len(places) and int(places.max()) >= PLACE_LIMIT:
+        raise CommandRefusedError(FirmwareStatus.INVALID_ADDRESS, f"page or vCPU {int(places.max()):#x}")
 
 
 def _check_packet(packet: Packet) -> None:

@@ -52,8 +52,12 @@ class SecureProcessor:
         version: ApiVersion,
         asids: AsidTable,
         entropy: Entropy = system_entropy,
+        ignores_nosend: bool = False,
+        forgets_sent: bool = False,
     ) -> None:
+        """The last two are bugs: NOSEND means nothing, and a guest that was sent counts as running."""
         self.version = version
+        self._ignores_nosend, self._forgets_sent = ignores_nosend, forgets_sent
         self.asids = asids
         self._entropy = entropy
         self._keys = PlatformKeys.generate(vendor, owner, version, entropy)
@@ -181,7 +185,7 @@ class SecureProcessor:
     def send_start(self, handle: int, target: SendTarget) -> SendSession:
         """SEND_START. POLICY_FAILURE (NOSEND, DOMAIN, SEV, version), INVALID_CERTIFICATE, BAD_SIGNATURE."""
         guest, after = self._admit(handle, Command.SEND_START)
-        if guest.policy.flags & PolicyFlag.NOSEND:
+        if guest.policy.flags & PolicyFlag.NOSEND and not self._ignores_nosend:
             raise CommandRefusedError(FirmwareStatus.POLICY_FAILURE, f"guest {handle} may not be sent")
         peer = judge_target(
             guest.policy,
@@ -211,7 +215,10 @@ class SecureProcessor:
 
     def send_finish(self, handle: int) -> None:
         """SEND_FINISH: this guest never runs here again."""
-        self._advance(handle, Command.SEND_FINISH).sealer = None
+        guest = self._advance(handle, Command.SEND_FINISH)
+        guest.sealer = None
+        if self._forgets_sent:
+            guest.state = GuestState.RUNNING
 
     def send_cancel(self, handle: int) -> None:
         """SEND_CANCEL: the session's keys are gone and the guest runs on; it may be sent again."""

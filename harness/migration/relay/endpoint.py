@@ -9,8 +9,10 @@ from pathlib import Path
 
 from harness.model.errors import SetupError, UsageError
 
-SOCKET_BUFFER_BYTES = 4 << 20
+UNIX_BUFFER_BYTES = 4 << 20
 """Asked for; the kernel gives what net.core.wmem_max allows."""
+TCP_BUFFER_BYTES = 512 << 10
+"""Left alone, tcp grows its buffers to megabytes, and what waits in them has left the cache when it is copied out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +92,10 @@ class Endpoint:
 
 
 def tune(connection: socket.socket) -> None:
-    """Large buffers for unix sockets; tcp sizes its own, and must not delay the return path's small messages."""
-    if connection.family != socket.AF_UNIX:
+    """Buffers of the size that each family is fastest with; tcp must not delay the return path's small messages."""
+    is_unix = connection.family == socket.AF_UNIX
+    if not is_unix:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         with contextlib.suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+            connection.setsockopt(socket.SOL_SOCKET, option, UNIX_BUFFER_BYTES if is_unix else TCP_BUFFER_BYTES)

@@ -24,7 +24,10 @@ from harness.model.errors import StreamError
 from harness.model.wire import AppliedFault, WireEnd
 from harness.model.wire import WireFaultName as Name
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 4 << 20
+"""Counted at once: counting has a price per call, and looks at a few bytes of a page, so no cache need hold it all."""
+EDIT_BYTES = 1 << 20
+"""Edited at once: what is looked at several times stays in the cache."""
 LEAST_RECEIVE_BYTES = 256 << 10
 PAUSE_MS = 10
 RETURN_CHUNK_BYTES = 1 << 16
@@ -124,7 +127,7 @@ class Pump:
         buffer = memoryview(bytearray(CHUNK_BYTES))
         if self._editor is None:
             self._forward_as_it_is(self._source, buffer)
-        elif (strike := self._forward_edited(self._source, buffer, self._editor)) is not None:
+        elif (strike := self._forward_edited(self._source, buffer[:EDIT_BYTES], self._editor)) is not None:
             self._strike(strike)
             return
         self._close_stream()
@@ -159,9 +162,14 @@ class Pump:
         return None
 
     def _receive(self, source: socket.socket, buffer: memoryview) -> int:
+        """All that is there and fits: each call of parser and editor has a price, and a socket gives small pieces."""
         if self._editor is not None and self._editor.is_holding and not _is_readable(source, timeout_ms=HOLD_MS):
             self._send(self._editor.release())
-        return source.recv_into(buffer)
+        filled = count = source.recv_into(buffer)
+        while count and len(buffer) - filled >= LEAST_RECEIVE_BYTES and _is_readable(source, timeout_ms=0):
+            count = source.recv_into(buffer[filled:])
+            filled += count
+        return filled
 
     def _account(self, chunk: memoryview) -> None:
         """Parse for the books only: what cannot be parsed is forwarded all the same."""

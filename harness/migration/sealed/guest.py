@@ -59,12 +59,28 @@ class OutgoingGuest(Protocol):
         """What the host reads of pages that the list calls shared."""
         ...
 
+    def unsure_pages(self) -> RamPages:
+        """Pages to be sent once more when the VM has stopped, before the list: they were amid a conversion."""
+        ...
+
+    def contents_of(self, ram_pages: RamPages) -> Pages:
+        """Guest memory at this moment."""
+        ...
+
+    def forgotten(self, ram_pages: RamPages) -> NDArray[np.bool_]:
+        """Which of these QEMU leaves out by mistake; none but under a fault."""
+        ...
+
     def shared_list(self) -> bytes | None:
         """The list as it travels; None when it does not."""
         ...
 
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         """SEND_UPDATE_VMSA."""
+        ...
+
+    def note_vcpu(self, vcpu: int, *, aux: Mapping[str, int], vmsa: bytes = b"") -> None:
+        """Registers as QEMU saved them, for the evidence: the host's, and the pages of the VMSA."""
         ...
 
     def vcpu_records(self) -> Mapping[int, int]:
@@ -102,6 +118,15 @@ class IncomingGuest(Protocol):
 
     def open_vmsa(self, vcpu: int, packet: Packet) -> bytes:
         """RECEIVE_UPDATE_VMSA."""
+        ...
+
+    @property
+    def restores_aux(self) -> bool:
+        """Whether KVM takes cr0, cr4, efer and cr8 of a protected vCPU from userspace."""
+        ...
+
+    def note_vcpu(self, vcpu: int, *, aux: Mapping[str, int], vmsa: bytes = b"") -> None:
+        """Registers as QEMU is to load them, for the evidence; no VMSA when none came."""
         ...
 
     def take_vcpu_record(self, vcpu: int, ghcb: int) -> None:

@@ -7,6 +7,7 @@ content as the guest will see it, and the device sections with the registers bac
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
@@ -18,7 +19,7 @@ from harness.confidential.soft.ring_buffer import WINDOW_PAGES
 from harness.confidential.soft.status import CommandRefusedError
 from harness.migration.relay.editor import Edited, EditorRefusedError
 from harness.migration.sealed.guest import IncomingGuest, Pages, RamPages, Refusal
-from harness.migration.sealed.page_buffers import Buffers, named, plain_records, ram_pages_of
+from harness.migration.sealed.page_buffers import DATA, Buffers, RowMemory, named, plain_records, ram_pages_of
 from harness.migration.sealed.records import (
     CpuStatePart,
     SealedPages,
@@ -29,8 +30,7 @@ from harness.migration.sealed.records import (
     VcpuPacket,
 )
 from harness.migration.sealed.tap import Tap
-from harness.migration.sealed.vcpu_state import forget_auxiliary, restore
-from harness.migration.sealed.window import Window
+from harness.migration.sealed.vcpu_state import auxiliary, forget_auxiliary, restore
 from harness.migration.stream import elements
 from harness.migration.stream.elements import Element, Tail, TailPiece, VendorRecords
 from harness.migration.stream.format import FLAG_CONTINUE
@@ -58,15 +58,13 @@ class Opener:
         guest: IncomingGuest,
         *,
         tap: Tap,
-        faults: frozenset[SoftFault] = frozenset(),
         main: str = RAM_ID,
     ) -> None:
         self._guest = guest
         self._tap = tap
-        self._faults = faults
         self._main = main
-        self._headers = Window(WINDOW_PAGES, row_bytes=HEADER_BYTES)
-        self._data = Window(WINDOW_PAGES)
+        self._batch = 0
+        self._rows = RowMemory(DATA)
         self._has_session = False
         self._stage = _Stage.PAGES
         self._list = bytearray()
@@ -91,6 +89,7 @@ class Opener:
     def edit(self, element: Element) -> Edited:
         """The bytes for QEMU. Raises EditorRefusedError for what is out of order or not genuine."""
         self._tap.add(element)
+        self._rows.free()
         try:
             return Edited(buffers=self._edit(element))
         except CommandRefusedError as refusal:
@@ -101,7 +100,7 @@ class Opener:
             raise EditorRefusedError(f"the destination refused: {error}") from error
 
     def _edit(self, element: Element) -> Buffers:
-        if len(self._data) and not (isinstance(element, SealedPages) and element.subtype is not Subtype.PAGE):
+        if self._batch and not (isinstance(element, SealedPages) and element.subtype is not Subtype.PAGE):
             raise StreamError("a batch has no end", offset=getattr(element, "offset", 0))
         match element:
             case VendorRecords():
@@ -135,28 +134,24 @@ class Opener:
         ram_pages = pages.ram_addrs >> np.uint64(PAGE_SHIFT)
         if pages.headers.shape[1] != HEADER_BYTES or pages.data.shape[1] != PAGE_SIZE:
             return self._open(ram_pages, _odd(pages))
-        if pages.subtype is Subtype.PAGE:
-            return self._open(ram_pages, PacketRun(pages.headers, pages.data))
-        if self._data.room < len(ram_pages):
-            raise StreamError(f"a batch of more than {self._data.size} pages", offset=pages.offset)
-        if pages.subtype is Subtype.BATCH_END and len(ram_pages) > 1:
-            return [buffer for index in range(len(ram_pages)) for buffer in self._batch(pages, ram_pages, index)]
-        return self._batch(pages, ram_pages, slice(None))
+        if pages.subtype is not Subtype.PAGE:
+            self._count(pages)
+        return self._open(ram_pages, PacketRun(pages.headers, pages.data))
 
-    def _batch(self, pages: SealedPages, ram_pages: RamPages, rows: int | slice) -> Buffers:
-        """Collect *rows*; the last page of a batch opens it."""
-        which = slice(rows, rows + 1) if isinstance(rows, int) else rows
-        self._headers.add(ram_pages[which])[:] = pages.headers[which]
-        self._data.add(ram_pages[which])[:] = pages.data[which]
-        if pages.subtype is not Subtype.BATCH_END:
-            return []
-        (batch, data), (_, headers) = self._data.take(), self._headers.take()
-        return self._open(batch, PacketRun(headers, data))
+    def _count(self, pages: SealedPages) -> None:
+        """Keep to the windows. Their pages are opened as they come: nobody can use them before the guest runs."""
+        is_end = pages.subtype is Subtype.BATCH_END
+        self._batch += 1 if is_end else len(pages.ram_addrs)
+        if self._batch > WINDOW_PAGES:
+            raise StreamError(f"a batch of more than {WINDOW_PAGES} pages", offset=pages.offset)
+        self._batch = 0 if is_end else self._batch
 
     def _open(self, ram_pages: RamPages, packets: PacketRun | list[Packet]) -> Buffers:
         contents: Pages = self._guest.open(ram_pages, packets)
         self._guest.note_kind(ram_pages, private=True)
-        return plain_records(self._name(), ram_pages, contents)
+        buffers = plain_records(ram_pages, contents, memory=self._rows.take(len(ram_pages)))
+        is_new, self._out_block = self._out_block != self._main, self._main
+        return named(self._main, buffers) if is_new else buffers
 
     def _start(self, session: SessionRecord) -> None:
         sent = SendSession(policy=Policy(session.policy), pdh=session.pdh, session=session.session)
@@ -196,21 +191,19 @@ class Opener:
             self._registers[entry.vcpu] += page
 
     def _sections(self, tail: Tail) -> bytes:
-        sections = restore(tail, {vcpu: bytes(pages) for vcpu, pages in self._registers.items()})
-        if SoftFault.AUX_NOT_RESTORED not in self._faults:
-            return sections
-        self.struck[SoftFault.AUX_NOT_RESTORED] += 1
-        return forget_auxiliary(tail, sections)
+        registers = {vcpu: bytes(pages) for vcpu, pages in self._registers.items()}
+        sections = restore(tail, registers)
+        if not self._guest.restores_aux:
+            self.struck[SoftFault.AUX_NOT_RESTORED] += 1
+            sections = forget_auxiliary(tail, sections)
+        for vcpu, aux in auxiliary(replace(tail, data=sections)).items():
+            self._guest.note_vcpu(vcpu, aux=aux, vmsa=registers.get(vcpu, b""))
+        return sections
 
     def _expect(self, stage: _Stage, element: elements.RamPages | VendorRecords) -> None:
         if self._stage is not stage:
             what = "a list" if isinstance(element, SharedListPart) else "a page"
             raise StreamError(f"{what} behind the shared list or the CPU state", offset=element.offset)
-
-    def _name(self) -> str:
-        """What the next record of main memory has to name."""
-        is_new, self._out_block = self._out_block != self._main, self._main
-        return self._main if is_new else ""
 
 
 def _odd(pages: SealedPages) -> list[Packet]:

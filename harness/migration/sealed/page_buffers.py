@@ -18,7 +18,8 @@ from harness.model.memory import PAGE_SHIFT, PAGE_SIZE
 
 Buffers = list[bytes | memoryview]
 
-_DATA = np.dtype([("word", ">u8"), ("data", "u1", (PAGE_SIZE,))])
+DATA = np.dtype([("word", ">u8"), ("data", "u1", (PAGE_SIZE,))])
+"""A record of data with CONTINUE."""
 _ZERO = np.dtype([("word", ">u8"), ("fill", "u1")])
 
 
@@ -52,26 +53,53 @@ def _one_by_one(pages: elements.RamPages, indexes: range, out: Pages) -> None:
             raise StreamError(f"{record.kind} record of a protected page", offset=pages.offset, hint=hint)
 
 
-def plain_records(block: str, ram_pages: RamPages, contents: Pages) -> Buffers:
-    """Records as QEMU sends them, pages of zeros short; *block* is named in the first, or empty when it goes on."""
+def plain_records(ram_pages: RamPages, contents: Pages, *, memory: NDArray[np.void] | None = None) -> Buffers:
+    """Records as QEMU sends them, all with CONTINUE, pages of zeros short.
+
+    Those of data are made in *memory* (rows of DATA), if it is given and long enough.
+    """
     is_zero = zero_pages(contents)
     words = ram_pages << np.uint64(PAGE_SHIFT) | np.uint64(FLAG_CONTINUE)
+    if memory is None or len(memory) < len(contents):
+        memory = np.empty(len(contents), dtype=DATA)
     buffers: Buffers = []
     for start, end in pairwise([0, *(np.flatnonzero(np.diff(is_zero)) + 1).tolist(), len(contents)]):
-        rows = np.empty(end - start, dtype=_ZERO if is_zero[start] else _DATA)
+        rows = np.empty(end - start, dtype=_ZERO) if is_zero[start] else memory[start:end]
         rows["word"] = words[start:end] | np.uint64(FLAG_ZERO if is_zero[start] else FLAG_PAGE)
         rows["fill" if is_zero[start] else "data"] = 0 if is_zero[start] else contents[start:end]
         buffers.append(rows.view(np.uint8).data)
-    return named(block, buffers) if block else buffers
+    return buffers
 
 
 def named(block: str, buffers: Buffers) -> Buffers:
-    """Records of which the first has CONTINUE, with the name of *block* in it."""
+    """Records of which the first has CONTINUE, with the name of *block* in it instead."""
     first = memoryview(buffers[0])
     (word,) = struct.unpack(">Q", first[:WORD_BYTES])
     name = block.encode("ascii")
     head = struct.pack(">QB", word & ~FLAG_CONTINUE, len(name)) + name
     return [head, first[WORD_BYTES:], *buffers[1:]]
+
+
+class RowMemory:
+    """Memory for the rows of one element, the same each time: fresh memory costs as much as encryption.
+
+    What is taken is valid until :meth:`free`.
+    """
+
+    def __init__(self, dtype: np.dtype[np.void]) -> None:
+        self._rows = np.empty(0, dtype=dtype)
+        self._used = 0
+
+    def free(self) -> None:
+        """All that was taken is done with."""
+        self._used = 0
+
+    def take(self, rows: int) -> NDArray[np.void]:
+        """Memory for *rows* rows."""
+        start, self._used = self._used, self._used + rows
+        if self._used > len(self._rows):
+            start, self._used, self._rows = 0, rows, np.empty(max(rows, 2 * len(self._rows)), dtype=self._rows.dtype)
+        return self._rows[start : self._used]
 
 
 def zero_pages(contents: Pages) -> NDArray[np.bool_]:

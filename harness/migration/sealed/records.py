@@ -231,28 +231,18 @@ class SealedReader:
             self._body = None
 
 
-def page_records(
-    block: str,
-    ram_addrs: Addresses,
-    subtypes: NDArray[np.uint32] | int,
-    headers: Bytes,
-    data: Bytes,
-    *,
-    flag: int = FLAG_ENCRYPTED,
-) -> list[bytes | memoryview]:
-    """Records of packets, row by row; *block* is named in the first, or empty when the block goes on.
+def page_rows(
+    ram_addrs: Addresses, headers: Bytes, data: Bytes, *, flag: int = FLAG_ENCRYPTED, memory: NDArray[np.void]
+) -> NDArray[np.void]:
+    """Records of packets, row by row, all with CONTINUE and subtype 1, made in the first rows of *memory*.
 
     Another *flag* makes them records of another tree.
     """
-    rows = np.empty(len(ram_addrs), dtype=RUN)
+    rows = memory[: len(ram_addrs)]
     rows["word"] = ram_addrs | np.uint64(flag | FLAG_CONTINUE)
-    rows["subtype"], rows["hdr_len"], rows["trans_len"] = subtypes, HEADER_BYTES, PAGE_SIZE
+    rows["subtype"], rows["hdr_len"], rows["trans_len"] = Subtype.PAGE, HEADER_BYTES, PAGE_SIZE
     rows["hdr"], rows["trans"] = headers, data
-    view = rows.view(np.uint8).data
-    if not block:
-        return [view]
-    head = struct.pack(">Q", int(ram_addrs[0]) | flag) + _str8(block)
-    return [head, view[8:]]
+    return rows
 
 
 def first_record(block: str, ram_addr: int, session: SessionRecord, header: bytes, data: bytes) -> bytes:

@@ -14,25 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.confidential.soft.guest_context import SendSession, SendTarget
+from harness.confidential.soft.outgoing import QemuAbortError
 from harness.confidential.soft.packets import PacketRun
 from harness.confidential.soft.ring_buffer import WINDOW_PAGES
 from harness.confidential.soft.status import CommandRefusedError
 from harness.migration.relay.editor import Edited, EditorRefusedError
+from harness.migration.sealed.batch import Batch
 from harness.migration.sealed.guest import OutgoingGuest, Pages, RamPages, Refusal
-from harness.migration.sealed.page_buffers import Buffers, contents_of, named, plain_records, ram_pages_of
+from harness.migration.sealed.page_buffers import (
+    Buffers,
+    RowMemory,
+    contents_of,
+    named,
+    plain_records,
+    ram_pages_of,
+)
 from harness.migration.sealed.records import (
     FLAG_ENCRYPTED,
+    RUN,
     SessionRecord,
-    Subtype,
     VcpuGhcb,
     VcpuPacket,
     cpu_state_record,
     first_record,
     list_record,
-    page_records,
+    page_rows,
 )
-from harness.migration.sealed.vcpu_state import strip
-from harness.migration.sealed.window import Window
+from harness.migration.sealed.vcpu_state import auxiliary, strip
 from harness.migration.stream import elements
 from harness.migration.stream.elements import Element, Opaque, RamMark, SectionHead, Tail, TailPiece
 from harness.migration.stream.format import FLAG_CONTINUE, SectionType
@@ -46,6 +54,10 @@ from harness.vm.commandline import RAM_ID
 
 _CLEAR_SHARE = 64
 """PRIVATE_IN_CLEAR strikes one page in so many."""
+_SCALED_PAGES = 64
+"""Windows under WINDOW_LOSES_EDGE: a small guest on a slow wire never fills one of 4094 before a section ends."""
+_WAITING_BYTES = 8 << 20
+"""So much of shared pages waits for a window's end; then the window ends."""
 _OTHER_FLAG = 0x200
 """What OTHER_TREES_FLAGS puts in the place of 0x400: CGS_EPOCH of Intel's TDX tree on 7.2."""
 
@@ -70,12 +82,18 @@ class Sealer:
         self._stop = stop
         self._faults = faults
         self._main = main
-        self._window = Window(window_pages)
+        loses_edge = SoftFault.WINDOW_LOSES_EDGE in faults
+        self._batch = Batch(min(window_pages, _SCALED_PAGES) - 1 if loses_edge else window_pages)
+        self._behind: Buffers = []
+        self._rows = RowMemory(RUN)
+        self._contents: Pages = np.empty((0, PAGE_SIZE), dtype=np.uint8)
         self._has_session = False
         self._out_block = ""
         self._is_final = False
         self._held: Buffers | None = None
         self._clear_residue = seed.rng("sealed", SoftFault.PRIVATE_IN_CLEAR).randrange(_CLEAR_SHARE)
+        self.abort = ""
+        """Why QEMU of the series would have aborted; its driver has to end it then."""
         self.refusals: list[Refusal] = []
         """Why the connection ended, when a command was refused."""
         self.struck: Counter[SoftFault] = Counter()
@@ -94,18 +112,22 @@ class Sealer:
 
     def edit(self, element: Element) -> Edited:
         """The bytes for the wire. Raises EditorRefusedError when the processor refuses a command."""
+        self._rows.free()
         try:
             return Edited(buffers=self._edit(element))
         except CommandRefusedError as refusal:
             self.refusals.append(Refusal(is_source=True, status=refusal.status, reason=str(refusal)))
             raise EditorRefusedError(f"the source's secure processor refused: {refusal}") from refusal
+        except QemuAbortError as abort:
+            self.abort = str(abort)
+            raise EditorRefusedError(f"QEMU of the series aborts: {abort}") from abort
 
     def _edit(self, element: Element) -> Buffers:
         match element:
             case elements.RamPages() if element.block == self._main:
                 return self._main_memory(element)
             case elements.RamPages():
-                return [*self._flush(), *self._as_it_is(element)]
+                return [*self._end_batch(), *self._as_it_is(element)]
             case Tail() | TailPiece() | Opaque():
                 return self._device_sections(element)
             case RamMark(is_end=True) if self._is_final:
@@ -116,7 +138,7 @@ class Sealer:
 
     def _in_turn(self, data: bytes) -> Buffers:
         if self._held is None:
-            return [*self._flush(), data]
+            return [*self._end_batch(), data]
         self._held.append(data)
         return []
 
@@ -130,13 +152,16 @@ class Sealer:
 
     def _main_memory(self, pages: elements.RamPages) -> Buffers:
         ram_pages = ram_pages_of(pages)
-        is_private = self._guest.is_private(ram_pages)
-        if self._goes_straight(is_private):
-            # The common case: from the socket's buffer into the window, and nowhere else.
-            contents_of(pages, self._window.add(ram_pages))
-            return []
-        contents = np.empty((len(ram_pages), PAGE_SIZE), dtype=np.uint8)
+        contents = self._room(len(ram_pages))
         contents_of(pages, contents)
+        is_kept = ~self._guest.forgotten(ram_pages)
+        if not is_kept.all():
+            self.struck[SoftFault.DIRTY_FORGOTTEN] += int((~is_kept).sum())
+            ram_pages, contents = ram_pages[is_kept], contents[is_kept]
+        return self._send(ram_pages, contents)
+
+    def _send(self, ram_pages: RamPages, contents: Pages) -> Buffers:
+        is_private = self._guest.is_private(ram_pages)
         is_clear = self._clear(ram_pages, is_private)
         buffers = self._private(ram_pages, contents, is_private & ~is_clear)
         if not is_private.all():
@@ -146,9 +171,10 @@ class Sealer:
             buffers += self._plain(ram_pages[is_clear], contents[is_clear])
         return buffers
 
-    def _goes_straight(self, is_private: NDArray[np.bool_]) -> bool:
-        is_simple = self._guest.flavour.batches and self._has_session and SoftFault.PRIVATE_IN_CLEAR not in self._faults
-        return is_simple and len(is_private) <= self._window.room and bool(is_private.all())
+    def _room(self, pages: int) -> Pages:
+        if len(self._contents) < pages:
+            self._contents = np.empty((pages, PAGE_SIZE), dtype=np.uint8)
+        return self._contents[:pages]
 
     def _clear(self, ram_pages: RamPages, is_private: NDArray[np.bool_]) -> NDArray[np.bool_]:
         if SoftFault.PRIVATE_IN_CLEAR not in self._faults:
@@ -166,33 +192,41 @@ class Sealer:
         if not self._has_session:
             buffers.append(self._first(ram_pages[:1], contents[:1]))
             ram_pages, contents = ram_pages[1:], contents[1:]
-        if not self._guest.flavour.batches:
-            return buffers + self._packets(ram_pages, contents, Subtype.PAGE)
-        return buffers + self._collect(ram_pages, contents)
-
-    def _collect(self, ram_pages: RamPages, contents: Pages) -> Buffers:
-        """Into the window; each that is full goes."""
-        buffers: Buffers = []
-        while len(ram_pages):
-            if not self._window.room:
-                buffers += self._flush()
-            count = min(self._window.room, len(ram_pages))
-            self._window.add(ram_pages[:count])[:] = contents[:count]
-            ram_pages, contents = ram_pages[count:], contents[count:]
+        if self._guest.flavour.batches:
+            return buffers + self._batches(ram_pages, contents)
+        if len(ram_pages):
+            rows = self._seal(ram_pages, contents)
+            self._pace(len(rows))
+            buffers += self._named([rows.view(np.uint8).data])
         return buffers
 
-    def _flush(self) -> Buffers:
-        """Send the window, as it is."""
-        if not len(self._window):
-            return []
-        is_full = not self._window.room
-        ram_pages, contents = self._window.take()
-        if is_full and SoftFault.WINDOW_LOSES_EDGE in self._faults:
-            self.struck[SoftFault.WINDOW_LOSES_EDGE] += 1
-            ram_pages, contents = ram_pages[:-1], contents[:-1]
-        subtypes = np.full(len(ram_pages), Subtype.BATCH, dtype=np.uint32)
-        subtypes[-1] = Subtype.BATCH_END
-        return self._packets(ram_pages, contents, subtypes)
+    def _batches(self, ram_pages: RamPages, contents: Pages) -> Buffers:
+        """Into windows. Pages are sealed at once, while they are in the cache, and go out up to the last."""
+        buffers: Buffers = []
+        while len(ram_pages):
+            lost = 0
+            if not self._batch.room:
+                lost = self._lose_edge()
+                buffers += self._end_batch()
+            part = slice(lost, lost + self._batch.room)
+            if len(ram_pages[part]):
+                buffers += self._named(self._batch.add(self._seal(ram_pages[part], contents[part])))
+            ram_pages, contents = ram_pages[part.stop :], contents[part.stop :]
+        return buffers
+
+    def _lose_edge(self) -> int:
+        """Pages lost: with the fault a window is one too small, and the page that should be its last goes nowhere."""
+        if SoftFault.WINDOW_LOSES_EDGE not in self._faults:
+            return 0
+        self.struck[SoftFault.WINDOW_LOSES_EDGE] += 1
+        return 1
+
+    def _end_batch(self) -> Buffers:
+        """Send the window, as it is, and what waited for its end."""
+        if self._batch.pages:
+            self._pace(self._batch.pages)
+        buffers, self._behind = [*self._batch.end(), *self._behind], []
+        return self._named(buffers)
 
     def _first(self, ram_page: RamPages, content: Pages) -> bytes:
         session: SendSession = self._guest.send_start(self._target)
@@ -204,20 +238,28 @@ class Sealer:
         ram_addr = int(ram_page[0]) << PAGE_SHIFT
         return first_record(self._main, ram_addr, record, packet.header, packet.data)
 
-    def _packets(self, ram_pages: RamPages, contents: Pages, subtypes: NDArray[np.uint32] | int) -> Buffers:
-        if not len(ram_pages):
-            return []
+    def _seal(self, ram_pages: RamPages, contents: Pages) -> NDArray[np.void]:
         packets = PacketRun.of(self._guest.seal(ram_pages, contents))
-        self._pace(len(ram_pages))
         flag = FLAG_ENCRYPTED
         if SoftFault.OTHER_TREES_FLAGS in self._faults:
             self.struck[SoftFault.OTHER_TREES_FLAGS] += len(ram_pages)
             flag = _OTHER_FLAG
         ram_addrs = ram_pages << np.uint64(PAGE_SHIFT)
-        return page_records(self._name(), ram_addrs, subtypes, packets.headers, packets.data, flag=flag)
+        return page_rows(ram_addrs, packets.headers, packets.data, flag=flag, memory=self._rows.take(len(ram_pages)))
 
     def _plain(self, ram_pages: RamPages, contents: Pages) -> Buffers:
-        return plain_records(self._name(), ram_pages, contents)
+        """Plain records, which must not stand inside a window: no page comes twice before it ends, so they can wait."""
+        buffers = plain_records(ram_pages, contents)
+        if not self._batch.pages:
+            return self._named(buffers)
+        self._behind += buffers
+        return self._end_batch() if sum(map(len, self._behind)) > _WAITING_BYTES else []
+
+    def _named(self, buffers: Buffers) -> Buffers:
+        """Records of main memory, with its name in the first if the block is a new one."""
+        is_new = bool(buffers) and self._out_block != self._main
+        self._out_block = self._main if buffers else self._out_block
+        return named(self._main, buffers) if is_new else buffers
 
     def _name(self) -> str:
         """What the next record of main memory has to name."""
@@ -231,7 +273,9 @@ class Sealer:
         return named(pages.block, [pages.raw]) if must_name else [pages.raw]
 
     def _end_of_ram(self, mark: RamMark) -> Buffers:
-        buffers = self._flush()
+        unsure = self._guest.unsure_pages()
+        buffers = self._send(unsure, self._guest.contents_of(unsure)) if len(unsure) else []
+        buffers += self._end_batch()
         shared = self._guest.shared_list()
         if shared is None:
             self.struck[SoftFault.LIST_NOT_SENT] += 1
@@ -246,6 +290,8 @@ class Sealer:
         if self._held is None:
             raise StreamError("device sections before the end of RAM", offset=tail.offset)
         sections, registers = strip(tail)
+        for vcpu, aux in auxiliary(tail).items():
+            self._guest.note_vcpu(vcpu, aux=aux, vmsa=registers.get(vcpu, b""))
         return [self._cpu_state(registers), *self._held, sections]
 
     def _cpu_state(self, registers: dict[int, bytes]) -> bytes:

@@ -17,6 +17,7 @@ from harness.confidential.soft.ring_buffer import WINDOW_PAGES
 from harness.migration.relay import Endpoint, Relay
 from harness.migration.sealed.guest import IncomingGuest, OutgoingGuest, Refusal
 from harness.migration.sealed.opener import Opener
+from harness.migration.sealed.packet_faults import PacketFaultEditor
 from harness.migration.sealed.records import RECORDS, SealedReader
 from harness.migration.sealed.sealer import Sealer
 from harness.migration.sealed.tap import Tap
@@ -67,6 +68,26 @@ class DestinationSide:
         return (*self.opener.refusals, *broken)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketFaults:
+    """What errs between the sides, open."""
+
+    uri: str
+    """What the source side connects to."""
+    relay: Relay
+    editor: PacketFaultEditor
+
+
+@asynccontextmanager
+async def open_packet_faults(
+    faults: Sequence[SoftFault], *, listen: Endpoint, connect: Endpoint, seed: Seed, record: Path | None = None
+) -> AsyncIterator[PacketFaults]:
+    """A relay between the two sides that does to packets what *faults* say. Raises SetupError as Relay."""
+    editor = PacketFaultEditor(faults, seed)
+    async with Relay(listen, connect, record=record, editor=editor, parser=sealed_parser()) as relay:
+        yield PacketFaults(uri=relay.listen.uri, relay=relay, editor=editor)
+
+
 @asynccontextmanager
 async def open_source_side(
     guest: OutgoingGuest,
@@ -105,7 +126,6 @@ async def open_destination_side(
     *,
     listen: Endpoint,
     connect: Endpoint,
-    soft_faults: frozenset[SoftFault] = frozenset(),
     private_seed: int | None = None,
     record: Path | None = None,
 ) -> AsyncIterator[DestinationSide]:
@@ -114,6 +134,6 @@ async def open_destination_side(
     *private_seed*: see Tap. Raises SetupError as Relay.
     """
     parser, tap = sealed_parser(), Tap(private_seed=private_seed)
-    opener = Opener(guest, tap=tap, faults=soft_faults)
+    opener = Opener(guest, tap=tap)
     async with Relay(listen, connect, record=record, editor=opener, parser=parser) as relay:
         yield DestinationSide(uri=relay.listen.uri, relay=relay, opener=opener, tap=tap, parser=parser)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,11 @@ from harness.guest.lines import lines_of
 from harness.migration.sealed.page_buffers import contents_of, ram_pages_of
 from harness.migration.sealed.records import CpuStatePart, SealedPages, SharedListPart, Subtype, VcpuPacket
 from harness.migration.stream import elements
+from harness.migration.stream.devices import decode_tail
 from harness.migration.stream.elements import Element, Eof, RamBlockList, Tail
+from harness.model.errors import StreamError
 from harness.model.memory import LINE_SIZE, PAGE_SHIFT, PAGE_SIZE, GpaRange, coalesce
+from harness.model.page_set import PageSet
 from harness.model.protection import SealedRecords
 from harness.vm.commandline import RAM_ID
 
@@ -29,6 +34,18 @@ MAX_RANGES = 64
 _SEED_AT = 16
 """Offset of the seed in a line."""
 _ORDER_LIMIT = 64
+_MIXED = {"start", "page", "plain"}
+_SEALED_REGISTERS = (
+    "env.regs[[]*",
+    "env.eip",
+    "env.eflags",
+    "env.cr[[]2]",
+    "env.cr[[]3]",
+    "env.xmm*",
+    "env.fpregs[[]*",
+)
+"""Fields of the vmstate of a vCPU that must never be readable: a few that every guest uses, named here independently
+of what the sealer takes out."""
 
 Kinds = NDArray[np.uint8]
 
@@ -41,6 +58,9 @@ class Tap:
         self._seed = private_seed
         self._main = main
         self._kinds: Kinds = np.zeros(0, dtype=np.uint8)
+        self._was_sealed = np.zeros(0, dtype=np.bool_)
+        self._unended = 0
+        self._clear_registers: tuple[str, ...] = ()
         self._starts = self._pages = self._plain_pages = self._lists = self._batch = 0
         self._batches: list[int] = []
         self._vcpus: list[int] = []
@@ -54,6 +74,7 @@ class Tap:
             case RamBlockList():
                 main = next((block for block in element.blocks if block.name == self._main), None)
                 self._kinds = np.zeros(main.used_bytes >> PAGE_SHIFT if main else 0, dtype=np.uint8)
+                self._was_sealed = np.zeros(len(self._kinds), dtype=np.bool_)
             case SealedPages():
                 self._sealed(element)
             case elements.RamPages() if element.block == self._main:
@@ -64,7 +85,10 @@ class Tap:
             case CpuStatePart():
                 self._note("cpu")
                 self._vcpus += [entry.vcpu for entry in element.entries if isinstance(entry, VcpuPacket)]
-            case Tail() | Eof():
+            case Tail():
+                self._note("end")
+                self._clear_registers = _clear_registers(element) if self._vcpus else ()
+            case Eof():
                 self._note("end")
 
     def kinds(self) -> Kinds:
@@ -73,6 +97,7 @@ class Tap:
 
     def records(self, unknown_flags: tuple[int, ...] = ()) -> SealedRecords:
         """What was counted; *unknown_flags* is what the parser stumbled over."""
+        sealed = np.flatnonzero(self._was_sealed).astype(np.uint64)
         return SealedRecords(
             starts=self._starts,
             pages=self._pages,
@@ -84,6 +109,9 @@ class Tap:
             unknown_flags=unknown_flags,
             clear_private_pages=self._clear_records,
             clear_private_ranges=coalesce(self._clear)[:MAX_RANGES],
+            clear_registers=self._clear_registers,
+            unended_batches=self._unended + bool(self._batch),
+            packet_pages=PageSet.from_bounds(sealed, sealed + np.uint64(1)),
         )
 
     def _sealed(self, pages: SealedPages) -> None:
@@ -94,7 +122,10 @@ class Tap:
         self._pages += len(pages.ram_addrs)
         if pages.block == self._main:
             self._kinds[pages.ram_addrs >> np.uint64(PAGE_SHIFT)] = SEALED
+            self._was_sealed[pages.ram_addrs >> np.uint64(PAGE_SHIFT)] = True
         if pages.subtype is Subtype.PAGE:
+            self._unended += bool(self._batch)
+            self._batch = 0
             return
         self._batch += len(pages.ram_addrs)
         if pages.subtype is Subtype.BATCH_END:
@@ -118,8 +149,28 @@ class Tap:
             self._clear |= gpas
 
     def _note(self, what: str) -> None:
-        if (not self._order or self._order[-1] != what) and len(self._order) < _ORDER_LIMIT:
+        """Pages of both kinds take turns all the time: of neighbours each kind is noted once."""
+        mixed = takewhile(lambda item: item in _MIXED, reversed(self._order)) if what in _MIXED else self._order[-1:]
+        if what not in mixed and len(self._order) < _ORDER_LIMIT:
             self._order.append(what)
+
+
+def _clear_registers(tail: Tail) -> tuple[str, ...]:
+    """Fields of the cpu sections that an ES guest's VMSA carries, as far as there is a value in them."""
+    if tail.description_at is None:
+        return ()
+    try:
+        devices = decode_tail(tail).devices
+    except StreamError:
+        # Whoever loads these sections says so.
+        return ()
+    return tuple(
+        f"{device.label} {field.path}"
+        for device in devices
+        if device.name == "cpu"
+        for field in device.fields
+        if any(fnmatchcase(field.path, glob) for glob in _SEALED_REGISTERS) and any(field.raw)
+    )[:MAX_RANGES]
 
 
 def clear_lines(capture: Path, private_seed: int, *, limit: int = 1 << 16) -> tuple[GpaRange, ...]:

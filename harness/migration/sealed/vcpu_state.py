@@ -65,6 +65,13 @@ HOSTS = (
 """Fields that stay, as globs over field paths."""
 
 _CPU = "cpu"
+_AUX_FIELDS = {
+    ("cpu", "env.cr[0]"): "cr0",
+    ("cpu", "env.cr[4]"): "cr4",
+    ("cpu", "env.efer"): "efer",
+    ("apic", "apicbase"): "apic_base",
+    ("apic", "tpr"): "cr8",
+}
 _APIC_TPR = ("apic", "tpr")
 _HEAD = struct.Struct("<4sHHII")
 _MAGIC, _VERSION = b"CVVS", 1
@@ -103,6 +110,19 @@ def restore(tail: Tail, registers: Mapping[int, bytes]) -> bytes:
     return bytes(data)
 
 
+def auxiliary(tail: Tail) -> dict[int, dict[str, int]]:
+    """By vCPU the registers that the host knows: apic_base, cr0, cr4, cr8, efer. Raises StreamError as strip()."""
+    found: dict[int, dict[str, int]] = {}
+    for device in _all_devices(tail):
+        for field in device.fields:
+            name = _AUX_FIELDS.get((device.name, field.path))
+            if name is not None and field.value is not None:
+                # cr8 is the upper half of the task priority.
+                value = field.value >> 4 if name == "cr8" else field.value
+                found.setdefault(device.instance_id, {})[name] = value
+    return found
+
+
 def forget_auxiliary(tail: Tail, sections: bytes) -> bytes:
     """*sections*, which is *tail* restored, with reset values in cr0, cr4, efer and cr8: class B27."""
     data = bytearray(sections)
@@ -120,10 +140,14 @@ def forget_auxiliary(tail: Tail, sections: bytes) -> bytes:
 
 
 def _devices(tail: Tail, name: str) -> list[Device]:
+    return [device for device in _all_devices(tail) if device.name == name]
+
+
+def _all_devices(tail: Tail) -> tuple[Device, ...]:
     if tail.description_at is None:
         hint = "registers of a protected guest cannot be told from the rest without it"
         raise StreamError("the device sections have no description", offset=tail.offset, hint=hint)
-    return [device for device in decode_tail(tail).devices if device.name == name]
+    return decode_tail(tail).devices
 
 
 def _registers(device: Device) -> list[DeviceField]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -29,6 +30,8 @@ NEXT_ZERO_PAGE = FLAG_ZERO | FLAG_CONTINUE
 WORD_BYTES = 8
 LONG_RUN_RECORDS = 16
 BACK_OFF_RECORDS = 64
+LOOK_AHEAD_ZEROS = 4096
+"""Zero records are small, so a look at all that the buffer could hold of them would mostly be wasted."""
 ZERO_RECORD_BYTES = WORD_BYTES + 1
 MAX_BLOCK_PAGE_BYTES = 16 << 30
 """The largest huge page of any architecture."""
@@ -207,7 +210,7 @@ class RamScanner:
             if flags == NEXT_DATA_PAGE:
                 after = pos + data_bytes
                 if pos >= no_run_before and end - pos >= LONG_RUN_RECORDS * data_bytes:
-                    run = self._data_run(view, pos)
+                    run = self._run_of(NEXT_DATA_PAGE, data_bytes, view, pos)
                     words += run
                     starts += range(pos, pos + len(run) * data_bytes, data_bytes)
                     pos += len(run) * data_bytes
@@ -216,6 +219,14 @@ class RamScanner:
                     continue
             elif flags == NEXT_ZERO_PAGE:
                 after = pos + ZERO_RECORD_BYTES
+                # A record that far on tells cheaply whether a look ahead is worth its price.
+                far = pos + LONG_RUN_RECORDS * ZERO_RECORD_BYTES
+                if far <= last_start and unpack_from(view, far)[0] & mask == NEXT_ZERO_PAGE:
+                    run = self._run_of(NEXT_ZERO_PAGE, ZERO_RECORD_BYTES, view, pos, most=LOOK_AHEAD_ZEROS)
+                    words += run
+                    starts += range(pos, pos + len(run) * ZERO_RECORD_BYTES, ZERO_RECORD_BYTES)
+                    pos += len(run) * ZERO_RECORD_BYTES
+                    continue
             else:
                 break
             if after > end:
@@ -225,12 +236,16 @@ class RamScanner:
             pos = after
         return pos
 
-    def _data_run(self, view: memoryview, pos: int) -> list[int]:
-        """Words of the plain data pages that follow each other at *pos*, at least one, found with one strided look."""
-        data_bytes = WORD_BYTES + self._page_size
-        count = (len(view) - pos) // data_bytes
-        words = np.ndarray((count,), dtype=">u8", buffer=view, offset=pos, strides=(data_bytes,))
-        others = np.flatnonzero((words & np.uint64(self._page_size - 1)) != NEXT_DATA_PAGE)
+    def _run_of(
+        self, flags: int, record_bytes: int, view: memoryview, pos: int, *, most: int = sys.maxsize
+    ) -> list[int]:
+        """Words of the records with *flags* that follow each other at *pos*, found with one strided look.
+
+        At least one of *record_bytes* must be complete there.
+        """
+        count = min((len(view) - pos) // record_bytes, most)
+        words = np.ndarray((count,), dtype=">u8", buffer=view, offset=pos, strides=(record_bytes,))
+        others = np.flatnonzero((words & np.uint64(self._page_size - 1)) != flags)
         run: list[int] = words[: others[0] if len(others) else count].tolist()
         return run
 

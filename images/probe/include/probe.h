@@ -125,6 +125,14 @@ struct heartbeat_page {
 };
 extern struct heartbeat_page *heartbeat;
 extern uint64_t boot_id, boot_count;
+#define BOOT_MAGIC 0x31544f4f424d5643ull        /* "CVMBOOT1" */
+struct boot_page {
+	uint64_t magic, count, check;
+	uint64_t is_kexec, boot_id, kernels, variable, hypercalls;  /* what a kernel finds of the one before it */
+	uint64_t last_request[3];
+};
+extern bool is_kexec;                               /* another kernel started this one, no reset did */
+extern struct boot_page boot_page;                  /* first page after the image, see link.ld: no loader writes there */
 void heartbeat_init(void);
 void heartbeat_tick(struct cpu *cpu);               /* from the timer interrupt */
 void heartbeat_reset_gaps(void);
@@ -140,6 +148,8 @@ bool channel_pending(void);
 void channel_poll(void);                            /* handle what has come in; boot processor only */
 void channel_poll_busy(void);                       /* the same while a command is being executed */
 void channel_event(uint16_t code, const void *payload, uint32_t size);
+void channel_keep(void);                            /* the request that is being executed, for the next kernel */
+void channel_restore(void);
 void channel_abort(void);                           /* ends a frame that a fault has cut short */
 struct reply {
 	uint32_t size;

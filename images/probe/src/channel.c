@@ -184,3 +184,15 @@ void channel_poll_busy(void)
 {
 	channel_poll();
 }
+
+/* The request that ended the old kernel may be repeated to the new one, and must not end that too. */
+void channel_keep(void)
+{
+	_Static_assert(sizeof last == sizeof boot_page.last_request, "probe.h");
+	memcpy(boot_page.last_request, &last, sizeof last);
+}
+
+void channel_restore(void)
+{
+	memcpy(&last, boot_page.last_request, sizeof last);
+}

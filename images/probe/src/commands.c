@@ -1,9 +1,10 @@
 /* The commands of the protocol. Payloads are packed little endian, see PROTOCOL.md. */
-#include "probe.h"
+#include "confidential.h"
 
 enum {
 	CMD_DESCRIBE = 1, CMD_FILL, CMD_START, CMD_STOP, CMD_VERIFY, CMD_READ, CMD_WRITE, CMD_HEARTBEAT, CMD_CANARY_ARM,
-	CMD_CANARY_CHECK, CMD_HALT, CMD_CRASH, CMD_CLOCK, CMD_BENCH
+	CMD_CANARY_CHECK, CMD_HALT, CMD_CRASH, CMD_CLOCK, CMD_BENCH,
+	CMD_CVM = 32
 };
 enum { OK = 0, BUSY = 1, UNKNOWN_COMMAND = 2, BAD_PAYLOAD = 3, NOT_FILLED = 4, NOT_RAM = 5, WORKING = 6 };
 enum { HALT_STOP = 0, HALT_POWER_OFF = 1, HALT_RESET = 2, MAX_COPY = 1024 };
@@ -56,7 +57,7 @@ static bool any_work(void)
 
 	for (unsigned i = 0; i < cpu_count; i++)
 		working |= cpus[i].working;
-	return working;
+	return working || conversions_run();
 }
 
 static uint32_t fill(const uint8_t *payload, struct reply *reply)
@@ -225,6 +226,9 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 		[CMD_BENCH] = { measure, 16 },
 	};
 
+	arch_tables_catch_up();
+	if (code >= CMD_CVM)
+		return cvm_command(code, payload, size, reply);
 	if (code == CMD_WRITE)
 		return size < sizeof(uint64_t) ? BAD_PAYLOAD : write_bytes(payload, size);
 	if (code >= sizeof command / sizeof command[0] || !command[code].run)
@@ -236,6 +240,7 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 
 void command_finish(uint16_t code, const uint8_t *payload, uint32_t size)
 {
+	cvm_command_finish(code);
 	if (size != 4)
 		return;
 	if (code == CMD_CRASH)

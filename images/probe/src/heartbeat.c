@@ -2,26 +2,31 @@
 #include "probe.h"
 
 #define HEARTBEAT_MAGIC 0x31424847494d5643ull  /* "CVMIGHB1" */
-#define BOOT_MAGIC 0x31544f4f424d5643ull       /* "CVMBOOT1" */
-
-struct boot_page {
-	uint64_t magic, count, check;
-};
 
 struct heartbeat_page *heartbeat;
 uint64_t boot_id, boot_count;
+bool is_kexec;
 
-extern struct boot_page boot_page;  /* first page after the image, see link.ld: no loader writes there */
-
-void heartbeat_init(void)
+/* A reset counts a boot. A kernel that another one started finds the boot as it was. */
+static void count_boot(void)
 {
 	bool kept = boot_page.magic == BOOT_MAGIC && boot_page.check == ~boot_page.count;
 
+	is_kexec = kept && boot_page.is_kexec == BOOT_MAGIC;
+	boot_page.is_kexec = 0;
+	if (is_kexec)
+		return;
 	boot_count = kept ? boot_page.count + 1 : 1;
-	boot_page.magic = BOOT_MAGIC;
-	boot_page.count = boot_count;
-	boot_page.check = ~boot_count;
-	boot_id = arch_random();
+	boot_page = (struct boot_page){
+		.magic = BOOT_MAGIC, .count = boot_count, .check = ~boot_count, .boot_id = arch_random(),
+	};
+}
+
+void heartbeat_init(void)
+{
+	count_boot();
+	boot_count = boot_page.count;
+	boot_id = boot_page.boot_id;
 	heartbeat = memory_take(sizeof *heartbeat);
 	heartbeat->magic = HEARTBEAT_MAGIC;
 	heartbeat->boot_id = boot_id;

@@ -1,5 +1,5 @@
 /* Generation per managed page. Bit 31 is held while the page is being written, so several vCPUs may share pages. */
-#include "probe.h"
+#include "confidential.h"
 
 volatile uint32_t *ledger;
 
@@ -8,9 +8,11 @@ uint32_t ledger_lock(uint64_t page)
 	for (;;) {
 		uint32_t value = __atomic_fetch_or(&ledger[page], LEDGER_LOCK, __ATOMIC_ACQUIRE);
 
-		if (!(value & LEDGER_LOCK))
+		if (!(value & LEDGER_LOCK)) {
+			arch_tables_catch_up();
 			return value;
-		arch_relax();
+		}
+		ledger_wait();
 	}
 }
 

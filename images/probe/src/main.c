@@ -1,5 +1,5 @@
 /* The life of a vCPU: jobs first, then canaries, then the workload, else sleep. The boot processor also serves commands. */
-#include "probe.h"
+#include "confidential.h"
 
 enum { EVENT_READY = 1 };
 
@@ -8,7 +8,11 @@ unsigned cpu_count = 1;
 
 uint32_t all_cpus(void)
 {
-	return (1u << cpu_count) - 1;
+	uint32_t mask = 0;
+
+	for (unsigned i = 0; i < cpu_count; i++)
+		mask |= (uint32_t)!!cpus[i].online << i;
+	return mask;
 }
 
 void run_on_cpus(uint32_t mask, job_fn job)
@@ -30,7 +34,7 @@ void run_on_cpus(uint32_t mask, job_fn job)
 
 bool has_duty(const struct cpu *cpu)
 {
-	return cpu->job || work_is_due(cpu) || (!cpu->index && channel_pending());
+	return cpu->job || work_is_due(cpu) || conversions_are_due(cpu) || (!cpu->index && channel_pending());
 }
 
 static void do_duty(struct cpu *cpu)
@@ -45,6 +49,8 @@ static void do_duty(struct cpu *cpu)
 	}
 	if (work_is_due(cpu))
 		work_slice(cpu);
+	if (conversions_are_due(cpu))
+		conversions_slice(cpu);
 }
 
 _Noreturn void cpu_loop(struct cpu *cpu)
@@ -76,17 +82,30 @@ static void say_ready(void)
 	channel_event(EVENT_READY, &ready, sizeof ready);
 }
 
+void enter_kernel(void)
+{
+	cvm_kernel_begin();
+	cpu_count = arch_start_cpus();
+	heartbeat->cpus = cpu_count;
+	cvm_kernel_end();
+}
+
 _Noreturn void probe_main(void *boot_info)
 {
 	arch_find_memory(boot_info);
 	heartbeat_init();
+	if (is_kexec)
+		channel_restore();
+	cvm_take_memory();
 	arch_init_boot_cpu();
 	memory_settle();
 	heartbeat->ledger_gpa = (uint64_t)ledger;
 	heartbeat->managed_pages = managed_pages;
-	cpu_count = arch_start_cpus();
-	heartbeat->cpus = cpu_count;
+	heartbeat->cpus = 1;
 	cpus[0].online = 1;
+	cvm_firmware();
+	if (!cvm.hold || is_kexec)
+		enter_kernel();
 	arch_irq_on();
 	say_ready();
 	cpu_loop(&cpus[0]);

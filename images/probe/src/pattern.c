@@ -1,12 +1,12 @@
 /* The content of a managed page; PROTOCOL.md defines it, harness/guest/pattern.py has the same in numpy. */
-#include "probe.h"
+#include "confidential.h"
 
 #define LINE_STEP 0x9e3779b97f4a7c15ull
 #define WORD_FLIP 0x6a09e667f3bcc908ull
 
 uint64_t pattern_seed;
 
-static uint64_t mix64(uint64_t x)
+uint64_t mix64(uint64_t x)
 {
 	x ^= x >> 30;
 	x *= 0xbf58476d1ce4e5b9ull;

@@ -1,5 +1,5 @@
 /* Fill and verify all managed memory on all vCPUs that are not armed with canaries. */
-#include "probe.h"
+#include "confidential.h"
 
 enum { SLICE_PAGES = 64, BENCH_STORE = 0, BENCH_LOAD = 1 };
 
@@ -18,7 +18,7 @@ static uint32_t free_cpus(unsigned *count)
 
 	*count = 0;
 	for (unsigned i = 0; i < cpu_count; i++)
-		if (!i || !cpus[i].canary.armed) {
+		if (!i || (cpus[i].online && !cpus[i].canary.armed)) {
 			mask |= 1u << i;
 			++*count;
 		}
@@ -49,8 +49,11 @@ static void fill_share(struct cpu *cpu)
 {
 	struct share *mine = &share[cpu->index];
 
+	arch_tables_catch_up();
 	for (uint64_t page = mine->first; page < mine->end; page++) {
-		pattern_write(memory_page_gpa(page), 1, pattern_seed);
+		uint64_t gpa = memory_page_gpa(page);
+
+		pattern_write(gpa, 1, view_seed(gpa));
 		ledger[page] = 1;
 		breathe(cpu, page);
 	}
@@ -72,7 +75,7 @@ void fill_all(uint64_t seed)
 static void note_damage(struct verify_result *result, uint64_t gpa, uint32_t generation)
 {
 	struct damage damage;
-	enum damage_kind kind = diagnose(gpa, generation, pattern_seed, &damage);
+	enum damage_kind kind = diagnose(gpa, generation, view_seed(gpa), &damage);
 
 	if (kind == DAMAGE_NONE)
 		return;
@@ -87,12 +90,13 @@ static void verify_share(struct cpu *cpu)
 	struct share *mine = &share[cpu->index];
 	struct verify_result *result = &mine->result;
 
+	arch_tables_catch_up();
 	memset(result, 0, sizeof *result);
 	for (uint64_t page = mine->first; page < mine->end; page++) {
 		uint32_t generation = ledger[page] & ~LEDGER_LOCK;
 		uint64_t gpa = memory_page_gpa(page);
 
-		if (!pattern_matches(gpa, generation, pattern_seed))
+		if (!pattern_matches(gpa, generation, view_seed(gpa)))
 			note_damage(result, gpa, generation);
 		result->ledger_sum += generation;
 		result->checked++;

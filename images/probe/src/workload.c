@@ -1,5 +1,5 @@
 /* Page writers. A slice is one page, so that the boot processor stays able to answer. */
-#include "probe.h"
+#include "confidential.h"
 
 struct damage work_damage;
 volatile uint32_t work_damages;
@@ -18,10 +18,13 @@ static void write_page(struct cpu *cpu, uint64_t page)
 {
 	struct heartbeat_cpu *beat = &heartbeat->cpu[cpu->index];
 	uint64_t gpa = memory_page_gpa(page);
-	uint32_t generation = ledger_lock(page) + 1;
+	uint32_t generation;
 
+	if (is_leaked(gpa))
+		return;
+	generation = ledger_lock(page) + 1;
 	beat->writing_gpa = gpa;
-	pattern_write(gpa, generation, pattern_seed);
+	pattern_write(gpa, generation, view_seed(gpa));
 	beat->written++;
 	ledger_unlock(page, generation);
 	beat->writing_gpa = 0;
@@ -31,10 +34,15 @@ static void write_page(struct cpu *cpu, uint64_t page)
 static void verify_page(struct cpu *cpu, uint64_t page)
 {
 	uint64_t gpa = memory_page_gpa(page);
-	uint32_t generation = ledger_lock(page);
+	uint32_t generation;
+	uint64_t seed;
 	struct damage damage;
 
-	if (!pattern_matches(gpa, generation, pattern_seed) && diagnose(gpa, generation, pattern_seed, &damage)) {
+	if (is_leaked(gpa))
+		return;
+	generation = ledger_lock(page);
+	seed = view_seed(gpa);
+	if (!pattern_matches(gpa, generation, seed) && diagnose(gpa, generation, seed, &damage)) {
 		cpu->work.bad++;
 		if (!__atomic_fetch_add(&work_damages, 1, __ATOMIC_ACQ_REL))
 			work_damage = damage;
@@ -113,7 +121,8 @@ void work_start(uint32_t kind, uint32_t mask, uint64_t seed, uint64_t pages, uin
 {
 	uint64_t set = pages && pages < managed_pages ? pages : managed_pages;
 
-	run_on_cpus(mask & all_cpus(), rest);   /* a vCPU must not see its orders change amid a page */
+	mask &= all_cpus();
+	run_on_cpus(mask, rest);        /* a vCPU must not see its orders change amid a page */
 	for (unsigned i = 0; i < cpu_count; i++) {
 		struct work *work = &cpus[i].work;
 		uint64_t first = managed_pages * i / cpu_count, count = set * (i + 1) / cpu_count - set * i / cpu_count;

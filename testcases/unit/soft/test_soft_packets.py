@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from random import Random
 
 import numpy as np
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from harness.confidential.soft.memory_encryption import MemoryCipher
 from harness.confidential.soft.packets import (
     HEADER_BYTES,
+    PLACE_LIMIT,
     Packet,
     PacketKind,
     PacketOpener,
@@ -32,7 +32,7 @@ PROPERTY = settings(deadline=None, derandomize=True)
 KEYS = TransportKeys(bytes(16), bytes(range(16)))
 OTHER = TransportKeys(bytes(16), bytes(range(1, 17)))
 pages = st.binary(min_size=1, max_size=4096).map(lambda seed: (seed * 4096)[:4096])
-places = st.integers(0, (1 << 64) - 1)
+places = st.integers(0, PLACE_LIMIT - 1)
 kinds = st.sampled_from(list(PacketKind))
 
 
@@ -122,8 +122,8 @@ def test_the_bytes_are_those_that_are_written_down(kind: PacketKind, place: int,
     packet = sealer.seal(kind, place, page)
     iv = (before * 4096 // 16).to_bytes(16, "big")
     assert packet.data == Cipher(AES(KEYS.tek), CTR(iv)).encryptor().update(page)
-    told = struct.pack("<BI16sIIQ", kind, 0, iv, 4096, 4096, place) + packet.data
-    assert packet.header == bytes(4) + iv + AESGCM(KEYS.tik).encrypt(iv[4:], b"", told) + bytes(16)
+    nonce = before.to_bytes(5, "big") + bytes([kind]) + place.to_bytes(6, "big")
+    assert packet.header == bytes(4) + iv + AESGCM(KEYS.tik).encrypt(nonce, b"", packet.data) + bytes(16)
 
 
 @PROPERTY
@@ -167,6 +167,12 @@ def test_a_run_goes_up_to_the_first_bad_packet(bad: int, how: str) -> None:
     assert opened.tobytes() == plain[: bad * 4096]
     assert opener.received == bad
     assert (refusal.status if refusal else None) == (expected if bad < len(numbers) else None)
+
+
+def test_a_place_beyond_all_memory_is_refused() -> None:
+    with pytest.raises(CommandRefusedError) as caught:
+        PacketSealer(KEYS).seal(PacketKind.DATA, PLACE_LIMIT, bytes(4096))
+    assert caught.value.status == FirmwareStatus.INVALID_ADDRESS
 
 
 def test_equal_pages_never_look_equal_on_the_wire() -> None:

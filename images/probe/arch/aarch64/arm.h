@@ -6,6 +6,7 @@
 #define STACK_BYTES (1 << STACK_SHIFT)
 #define DAIF_SERROR_FIQ 5       /* immediate of daifset and daifclr: A and F */
 #define DAIF_IRQ 2
+#define PSTATE_I 0x80              /* in DAIF and SPSR_EL1 */
 
 /* MAIR_EL1: 0 device nGnRE, 1 write-back. Blocks of level 1: accessed, inner shareable, EL1 only; devices never executed. */
 #define MAIR_VALUE 0xff04

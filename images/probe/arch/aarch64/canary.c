@@ -3,7 +3,6 @@
 #include "canary_system.h"
 
 enum { ID_GPR = 256, ID_PSTATE = 288, ID_FPCR = 296, ID_FPSR, ID_SIMD = 320, GPRS = 32, SP = 31, SIMDS = 32, SIMD_BYTES = 16 };
-#define PSTATE_I 0x80ull
 #define PSTATE_FLAGS 0xf0000000ull
 #define FPCR_FREE 0x07c00000ull        /* AHP, DN, FZ, RMode; no traps */
 #define FPSR_FREE 0x0800009full        /* QC and the cumulative exception bits */
@@ -48,7 +47,7 @@ static void draw_live(struct live *live, uint64_t seed, unsigned cpu)
 /* Current PSTATE but for what canary_enter() sets: EL1t, interrupts on, the drawn flags. */
 static uint64_t wanted_pstate(uint64_t nzcv)
 {
-	return nzcv | (READ_REGISTER(DAIF) & ~PSTATE_I) | READ_REGISTER(CurrentEL);
+	return nzcv | (READ_REGISTER(DAIF) & ~(uint64_t)PSTATE_I) | READ_REGISTER(CurrentEL);
 }
 
 static void compare_live(struct cpu *cpu, const struct live *want, const struct live *now)

@@ -1,4 +1,5 @@
 /* The rest of arch.h for aarch64: boot order, other vCPUs, interrupt mask, the ways to stop. */
+#include "confidential.h"
 #include "arm.h"
 
 enum { PATIENCE = 20000000 };
@@ -81,6 +82,24 @@ void arch_irq_on(void)
 void arch_irq_off(void)
 {
 	__asm__ volatile("msr daifset, %0" : : "i"(DAIF_IRQ) : "memory");
+}
+
+uint64_t arch_irq_save(void)
+{
+	uint64_t flags = READ_REGISTER(DAIF);
+
+	arch_irq_off();
+	return flags;
+}
+
+bool arch_irq_was_on(uint64_t flags)
+{
+	return !(flags & PSTATE_I);
+}
+
+void arch_irq_restore(uint64_t flags)
+{
+	WRITE_REGISTER(DAIF, flags);
 }
 
 void arch_wait_for_irq(void)

@@ -114,6 +114,7 @@ boot_gdt:
 	.quad 0x00cf93000000ffff        /* 0x10 data */
 	.quad 0
 	.quad 0x00cf9b000000ffff        /* 0x20 32-bit code */
+	.globl boot_gdtr
 boot_gdtr:
 	.word 39
 	.long boot_gdt

@@ -1,5 +1,6 @@
 /* Local APIC: interrupts between vCPUs and the heartbeat timer (Intel SDM volume 3, chapter 11). */
 #include "x86.h"
+#include "confidential.h"
 
 enum {
 	REG_ID = 0x20, REG_TPR = 0x80, REG_EOI = 0xb0, REG_SPURIOUS = 0xf0, REG_ICR_LOW = 0x300, REG_ICR_HIGH = 0x310,
@@ -49,13 +50,12 @@ uint32_t lapic_timer_left_ns(void)
 
 void lapic_send(uint32_t apic_id, uint32_t command)
 {
-	uint64_t flags;
-
 	/* The pair of writes must not be split by a handler that sends too. */
-	__asm__ volatile("pushfq; pop %0; cli" : "=r"(flags) : : "memory");
+	uint64_t flags = arch_irq_save();
+
 	*reg(REG_ICR_HIGH) = apic_id << 24;
 	*reg(REG_ICR_LOW) = command;
 	while (*reg(REG_ICR_LOW) & ICR_PENDING)
 		arch_relax();
-	__asm__ volatile("push %0; popfq" : : "r"(flags) : "memory", "cc");
+	arch_irq_restore(flags);
 }

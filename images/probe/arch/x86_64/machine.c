@@ -1,7 +1,9 @@
 /* The rest of arch.h for x86_64: boot order, interrupt flag, clocks, the ways to stop. */
 #include "x86.h"
+#include "confidential.h"
 
 #define START_INFO_MAGIC 0x336ec578u
+#define MMCONFIG 0xb0000000ull
 enum { E820_RAM = 1, SLEEP_ENABLE = 0x2000 };
 
 /* xen/include/public/arch-x86/hvm/start_info.h */
@@ -17,11 +19,17 @@ struct memmap_entry {
 
 const uint32_t arch_id = ARCH_X86_64;
 const uint64_t arch_reserved_end = 0x100000;
+uint64_t low_ram_end;
 static uint64_t rsdp_gpa;
+static void *start_info;
+
+extern char data_start[], data_end[], pristine_data[];
+void kexec_jump(void *boot_info);
 
 _Noreturn void x86_boot(void *boot_info);
 _Noreturn void x86_boot(void *boot_info)
 {
+	memcpy(pristine_data, data_start, (size_t)(data_end - data_start));
 	traps_init();
 	traps_load(0);
 	serial_init();
@@ -35,10 +43,18 @@ void arch_find_memory(void *boot_info)
 
 	if (info->magic != START_INFO_MAGIC)
 		console_line("no PVH start info at %x", (uint64_t)boot_info);
+	start_info = boot_info;
 	rsdp_gpa = info->rsdp;
-	for (uint32_t i = 0; i < info->memmap_entries; i++, entry++)
+	settings_read((const char *)info->cmdline);
+	for (uint32_t i = 0; i < info->memmap_entries; i++, entry++) {
+		uint64_t end = entry->start + entry->size;
+
 		if (entry->type == E820_RAM)
-			memory_add_ram(entry->start, entry->start + entry->size);
+			memory_add_ram(entry->start, end);
+		/* What firmware reserves of RAM is RAM; q35 has nothing but devices from the MMCONFIG window on. */
+		if (entry->start < MMCONFIG && end > low_ram_end)
+			low_ram_end = end;
+	}
 }
 
 void features_enable(void)
@@ -57,6 +73,8 @@ void arch_init_boot_cpu(void)
 {
 	features_enable();
 	paging_map_ram();
+	if (cvm.kind)
+		arch_tables_protect();
 	acpi_read(rsdp_gpa);
 	x86_cpus[0].apic_id = lapic_id();
 	lapic_init();
@@ -72,6 +90,24 @@ void arch_irq_on(void)
 void arch_irq_off(void)
 {
 	__asm__ volatile("cli" : : : "memory");
+}
+
+uint64_t arch_irq_save(void)
+{
+	uint64_t flags;
+
+	__asm__ volatile("pushfq; pop %0; cli" : "=r"(flags) : : "memory");
+	return flags;
+}
+
+bool arch_irq_was_on(uint64_t flags)
+{
+	return flags & 0x200;
+}
+
+void arch_irq_restore(uint64_t flags)
+{
+	__asm__ volatile("push %0; popfq" : : "r"(flags) : "memory", "cc");
 }
 
 void arch_wait_for_irq(void)
@@ -150,4 +186,9 @@ void arch_reset(void)
 	outb(0xcf9, 0x02);
 	outb(0xcf9, 0x06);
 	arch_halt();
+}
+
+void arch_kexec(void)
+{
+	kexec_jump(start_info);
 }

@@ -1,26 +1,27 @@
-/* 16550 UARTs: COM1 is the console, COM2 the command channel. */
+/* 16550 UARTs: COM1 is the console, COM2 the command channel, COM3 the hypercalls of a protected guest. */
 #include "x86.h"
+#include "confidential.h"
 
-enum { COM1 = 0x3f8, COM2 = 0x2f8, DATA = 0, IER = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6 };
-enum { LSR_DATA = 0x01, LSR_EMPTY = 0x20, IIR_NONE = 0x01, IER_RECEIVE = 0x01, FIFO_ON_TRIGGER_8 = 0x87, FIFO_BYTES = 16 };
+enum { COM1 = 0x3f8, COM2 = 0x2f8, COM3 = 0x3e8, DATA = 0, IER = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6 };
+enum { LSR_DATA = 0x01, LSR_EMPTY = 0x20, IIR_NONE = 0x01, IER_RECEIVE = 0x01, FIFO_ON_TRIGGER_8 = 0x87, FIFO_ON_TRIGGER_14 = 0xc7, FIFO_BYTES = 16 };
 enum { PATIENCE = 1000000 };
 
-static void setup(uint16_t port, uint8_t interrupts)
+static void setup(uint16_t port, uint8_t interrupts, uint8_t fifo)
 {
 	outb(port + IER, 0);
 	outb(port + LCR, 0x80);
 	outb(port + DATA, 1);   /* 115200 baud: QEMU's receive time-out is four characters of it */
 	outb(port + IER, 0);
 	outb(port + LCR, 0x03);
-	outb(port + FCR, FIFO_ON_TRIGGER_8);
+	outb(port + FCR, fifo);
 	outb(port + MCR, 0x0b);
 	outb(port + IER, interrupts);
 }
 
 void serial_init(void)
 {
-	setup(COM1, 0);
-	setup(COM2, IER_RECEIVE);
+	setup(COM1, 0, FIFO_ON_TRIGGER_8);
+	setup(COM2, IER_RECEIVE, FIFO_ON_TRIGGER_8);
 }
 
 /* A line that nobody drains must not stop the guest. */
@@ -38,15 +39,36 @@ void arch_console_put(char c)
 		outb(COM1 + DATA, (uint8_t)c);
 }
 
+static void put(uint16_t port, const uint8_t *byte, size_t size)
+{
+	for (size_t i = 0; i < size; i++) {
+		if (i % FIFO_BYTES == 0 && !wait_empty(port))
+			return;
+		outb(port + DATA, byte[i]);
+	}
+}
+
 void arch_channel_put(const void *bytes, size_t size)
 {
-	const uint8_t *byte = bytes;
+	put(COM2, bytes, size);
+}
 
-	for (size_t i = 0; i < size; i++) {
-		if (i % FIFO_BYTES == 0 && !wait_empty(COM2))
-			return;
-		outb(COM2 + DATA, byte[i]);
-	}
+/* Polled: a hypercall waits for its answer, with interrupts on or off. QEMU hands over a trigger's worth at a time. */
+void arch_hypercall_open(void)
+{
+	setup(COM3, 0, FIFO_ON_TRIGGER_14);
+}
+
+void arch_hypercall_put(const void *bytes, size_t size)
+{
+	put(COM3, bytes, size);
+}
+
+int arch_hypercall_get(void)
+{
+	uint8_t status = inb(COM3 + LSR);
+
+	return status != 0xff && status & LSR_DATA ? inb(COM3 + DATA) : -1;
 }
 
 static void receive(void)

@@ -1,5 +1,6 @@
 /* INIT and start-up IPIs (Intel SDM volume 3, "Multiple-Processor Management"). */
 #include "x86.h"
+#include "confidential.h"
 
 enum { TRAMPOLINE = 0x8000, PATIENCE = 20000000 };
 
@@ -15,6 +16,7 @@ _Noreturn void x86_application(void)
 	features_enable();
 	lapic_init();
 	lapic_timer_start();
+	cvm_cpu_init(cpu);
 	__atomic_store_n(&cpu->online, 1, __ATOMIC_RELEASE);
 	arch_irq_on();
 	cpu_loop(cpu);
@@ -30,6 +32,27 @@ static bool is_online(unsigned index)
 	return false;
 }
 
+static void start(unsigned index)
+{
+	lapic_send(tables.apic_id[index], IPI_INIT);
+	lapic_send(tables.apic_id[index], IPI_STARTUP | TRAMPOLINE >> 12);
+}
+
+bool arch_cpu_wake(unsigned cpu)
+{
+	start(cpu);
+	return is_online(cpu);
+}
+
+/* Who waits for the job to be done must find this vCPU gone already. */
+void arch_cpu_park(struct cpu *cpu)
+{
+	arch_irq_off();
+	__atomic_store_n(&cpu->online, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&cpu->job, (job_fn)0, __ATOMIC_RELEASE);
+	arch_halt();
+}
+
 unsigned arch_start_cpus(void)
 {
 	unsigned count = 1;
@@ -41,14 +64,17 @@ unsigned arch_start_cpus(void)
 		*(struct cpu **)stacks[i][0] = &cpus[i];
 		application_stack[tables.apic_id[i] & 0xff] = (uint64_t)stacks[i][0] + STACK_BYTES;
 	}
-	for (unsigned i = 1; i < tables.cpus; i++) {
-		lapic_send(tables.apic_id[i], IPI_INIT);
-		lapic_send(tables.apic_id[i], IPI_STARTUP | TRAMPOLINE >> 12);
-	}
+	for (unsigned i = 1; i < tables.cpus; i++)
+		start(i);
 	for (; count < tables.cpus; count++)
 		while (!is_online(count))
 			console_line("cpu %u has not started yet", (uint64_t)count);
 	return count;
+}
+
+void arch_errand_send(unsigned cpu)
+{
+	lapic_send(x86_cpus[cpu].apic_id, IPI_FIXED | VECTOR_ERRAND);
 }
 
 void arch_kick(unsigned cpu)

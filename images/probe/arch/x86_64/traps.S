@@ -1,4 +1,5 @@
-/* One stub per vector: all 15 general registers onto the vector's own stack, then trap(struct frame *). */
+/* Vector 29 comes from "int $29" only (vc.c), which pushes no error code; a #VC of silicon would.
+ * One stub per vector: all 15 general registers onto the vector's own stack, then trap(struct frame *). */
 	.text
 	.align 16
 	.globl trap_stubs
@@ -6,7 +7,7 @@ trap_stubs:
 	.set vector, 0
 	.rept 256
 	.align 16
-	.if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30)
+	.if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 30)
 	push $0
 	.endif
 	push $vector

@@ -1,6 +1,7 @@
 /* Descriptor tables, and where interrupts and faults go. Every vector has a stack of its own kind (IST), so a handler
  * never trusts the interrupted rsp: canaries may have put anything there. */
 #include "x86.h"
+#include "confidential.h"
 
 struct gate {
 	uint16_t offset_low, selector;
@@ -18,7 +19,8 @@ void traps_init(void)
 {
 	for (unsigned vector = 0; vector < 256; vector++) {
 		uint64_t stub = (uint64_t)trap_stubs + vector * 16;
-		uint8_t ist = vector == 8 ? IST_DOUBLE_FAULT : vector == VECTOR_NMI ? IST_NMI : vector < 32 ? IST_FAULT : IST_IRQ;
+		/* #VC stays on the stack it came on: a handler that is interrupted may be entered again. */
+		uint8_t ist = vector == VECTOR_VC ? 0 : vector == 8 ? IST_DOUBLE_FAULT : vector == VECTOR_NMI ? IST_NMI : vector < 32 ? IST_FAULT : IST_IRQ;
 
 		idt[vector] = (struct gate){
 			.offset_low = (uint16_t)stub, .offset_mid = (uint16_t)(stub >> 16), .offset_high = (uint32_t)(stub >> 32),
@@ -74,15 +76,21 @@ void trap(struct frame *frame)
 {
 	struct cpu *cpu = arch_this_cpu();
 
+	if (frame->vector == VECTOR_VC)
+		return vc_handle(cpu, frame);
 	if (frame->vector < 32)
 		fault(frame);
 	if (frame->vector == VECTOR_TIMER) {
 		heartbeat_tick(cpu);
+		conversions_tick(cpu);
 		if (!cpu->index)
 			arch_channel_poll();
 	}
 	if (frame->vector == VECTOR_CHANNEL)
 		serial_interrupt();
+	if (frame->vector == VECTOR_ERRAND)
+		errand_interrupt(cpu);
+	vc_interrupted(cpu, frame);
 	if (frame->vector != VECTOR_SPURIOUS)
 		lapic_eoi();
 	if (has_duty(cpu))

@@ -6,7 +6,8 @@
 
 enum { STACK_BYTES = 8192, IST_DOUBLE_FAULT = 1, IST_NMI, IST_FAULT, IST_IRQ, STACKS };
 enum { SELECTOR_CODE = 0x08, SELECTOR_DATA = 0x10, SELECTOR_TSS = 0x18 };
-enum { VECTOR_NMI = 2, VECTOR_TIMER = 0xe1, VECTOR_CHANNEL = 0xe2, VECTOR_KICK = 0xe3, VECTOR_SPURIOUS = 0xff };
+enum { VECTOR_NMI = 2, VECTOR_TIMER = 0xe1, VECTOR_CHANNEL = 0xe2, VECTOR_KICK = 0xe3,
+	VECTOR_ERRAND = 0xe4, VECTOR_VC = 29, VECTOR_SPURIOUS = 0xff };
 
 struct frame {
 	uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
@@ -50,6 +51,11 @@ void traps_init(void);
 void traps_load(unsigned cpu);
 void paging_map_ram(void);
 void features_enable(void);
+
+/* machine.c: all that lies below it is RAM, even what the firmware keeps for itself; vc.c */
+extern uint64_t low_ram_end;
+void vc_handle(struct cpu *cpu, struct frame *frame);
+void vc_interrupted(struct cpu *cpu, const struct frame *frame);
 
 /* lapic.c, ioapic.c, serial.c, smp.c */
 void lapic_init(void);

@@ -1,0 +1,270 @@
+"""What a protected move has to show beside its memory: session, wire, page map, vCPU state, pins, the guest's word.
+
+Everything here hands evidence to checks. Evidence of the moment of switch-over is taken while both sides stand still.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.cases.protection_settings import ProtectionSettings
+from harness.cases.sealed_wire import SealedWire
+from harness.cases.shield import Shielded
+from harness.cases.stage import Guest, Stage
+from harness.checks import (
+    guest_protection,
+    host_pins,
+    session,
+    session_packets,
+    vcpu_protection,
+    wire_records,
+    wire_secrecy,
+)
+from harness.checks.handshake import CHECK as HANDSHAKE
+from harness.checks.handshake import check_handshake
+from harness.checks.page_map import HYPERCALLS, LIST, VIEWS, check_hypercalls, check_shared_list, check_views
+from harness.checks.precondition import check_fault_applied
+from harness.checks.protection_preconditions import check_around_hole, check_both_kinds, check_converted
+from harness.confidential.soft.status import CommandRefusedError
+from harness.guest.cvm_page import read_cvm_page
+from harness.migration.driver import Moved
+from harness.model.address_map import AddressMap
+from harness.model.cvm_guest import CvmGuest
+from harness.model.errors import BlockedError
+from harness.model.live_page_map import replay
+from harness.model.map_strip import map_strip
+from harness.model.memory import PAGE_SHIFT, GpaRange
+from harness.model.page_map import PageMap, Witness
+from harness.model.page_map_views import MapEvidence, MapView
+from harness.model.page_set import PageSet
+from harness.model.protection import AttemptEnd, ConversionsInMove, ProtectionSnapshot, SessionEvidence
+from harness.model.session_sequence import sequence_of
+from harness.model.verdict import Verdict
+from harness.vm.commandline import RAM_ID
+from harness.vm.vm import Vm
+
+PRECONDITION = "precondition"
+_MMIO_READS = 8
+"""Of each vCPU, at once after it runs again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """A protected guest on its way: both hosts, and where their logs stood when it left."""
+
+    source: Shielded
+    destination: Shielded
+    commands_before: int
+    conversions_before: int
+    title: str
+
+
+def begin_crossing(stage: Stage, guest: Guest, destination: Vm, *, title: str) -> Crossing | None:
+    """Ask the source's host whether the guest may go; None for a guest that is not protected.
+
+    BlockedError with the host's reasons when it may not.
+    """
+    shield = stage.shield
+    if shield is None:
+        return None
+    source, arriving = shield.of(guest.vm), shield.of(destination)
+    reasons = source.protection.ask_to_migrate()
+    before = source.protection.snapshot()
+    has_arrived = session.succeeded(before.commands, "receive-finish") > 0
+    stage.notebook.judge(HANDSHAKE, check_handshake(before.handshake, is_ready=has_arrived))
+    if reasons and shield.settings.heeds_blocker:
+        hint = "the guest has not said READY: see its console for SevLiveMigrationEnabled"
+        raise BlockedError(f"{guest.vm.role}: {'; '.join(reasons)}", hint=hint)
+    if whereabouts := source.protection.whereabouts:
+        arriving.protection.know(whereabouts)
+    return Crossing(
+        source=source,
+        destination=arriving,
+        commands_before=len(before.commands),
+        conversions_before=len(before.conversions),
+        title=title,
+    )
+
+
+async def give_up(stage: Stage, crossing: Crossing, wire: SealedWire | None, moved: Moved) -> None:
+    """The attempt came to nothing: SEND_CANCEL, and a word on who refused what.
+
+    Raises BlockedError when the guest's policy is the reason.
+    """
+    if wire:
+        await wire.source.relay.aclose()
+    crossing.source.protection.send_cancel()
+    is_cancelled = moved.end.source.status == "cancelled"
+    judge_given_up(stage, crossing, wire, AttemptEnd.CANCELLED if is_cancelled else AttemptEnd.FAILED)
+
+
+def judge_given_up(stage: Stage, crossing: Crossing, wire: SealedWire | None, end: AttemptEnd) -> None:
+    """Judge an attempt that was cancelled or failed, once its session has been ended."""
+    notebook, evidence = stage.notebook, _session(crossing, end)
+    found = notebook.judge(session.CHECK, session.check_session(evidence))
+    notebook.judge(session_packets.CHECK, session_packets.check_packets(evidence, crossing.source.addresses))
+    if wire:
+        notebook.judge(wire_records.CHECK, wire_records.check_flags(wire.destination.records()))
+        _judge_struck(stage, wire)
+    notebook.judge(host_pins.CHECK, host_pins.check_pins(crossing.source.protection.snapshot(), role="source"))
+    notebook.sessions.append(sequence_of(evidence, title=f"{crossing.title}, {end}"))
+    if end is AttemptEnd.FAILED and (blocked := [item for item in found if item.verdict is Verdict.BLOCKED]):
+        raise BlockedError(f"{blocked[0].where}: {blocked[0].detail}", hint=blocked[0].remedy)
+
+
+def settle(crossing: Crossing) -> int:
+    """SEND_FINISH here, RECEIVE_FINISH there: what came as the wrong kind becomes what silicon makes of it."""
+    crossing.source.protection.send_finish()
+    return crossing.destination.protection.receive_finish()
+
+
+def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire) -> None:
+    """Map, wire, packets, vCPU state and pins, while both sides stand still."""
+    notebook = stage.notebook
+    sent, held = crossing.source.protection.snapshot(), crossing.destination.protection.snapshot()
+    addresses, said = crossing.source.addresses, cvm_page_of(guest, guest.vm)
+    evidence = _maps_at_stop(crossing, sent, held, said)
+    notebook.judge(VIEWS, check_views(evidence))
+    notebook.judge(LIST, [*check_shared_list(sent.entries), *check_shared_list(held.entries)])
+    notebook.judge(HYPERCALLS, check_hypercalls(sent.conversions))
+    notebook.map_strips.append(map_strip(evidence, title=crossing.title))
+    records = wire.destination.records()
+    sealed = session.succeeded(sent.commands[crossing.commands_before :], "send-update-data")
+    notebook.judge(wire_records.CHECK, wire_records.check_records(records, sealed_pages=sealed))
+    notebook.judge(wire_records.CHECK, wire_records.check_coverage(records, sent.page_map, addresses))
+    notebook.judge(wire_secrecy.CHECK, wire_secrecy.check_secrecy(records))
+    attempt = _session(crossing, AttemptEnd.COMPLETED)
+    notebook.judge(session_packets.CHECK, session_packets.check_packets(attempt, addresses))
+    notebook.judge(host_pins.CHECK, host_pins.check_pins(sent, role="source"))
+    notebook.judge(host_pins.CHECK, host_pins.check_pins(held, role="destination"))
+    notebook.judge(PRECONDITION, check_both_kinds(records))
+    _judge_struck(stage, wire)
+    if len(addresses.windows) > 1:
+        notebook.judge(PRECONDITION, check_around_hole(sent.page_map, addresses))
+    if stage.shield and stage.shield.flavour.is_es:
+        notebook.judge(vcpu_protection.VMSA, vcpu_protection.check_vmsa(sent.vcpus, held.vcpus))
+        notebook.judge(vcpu_protection.AUX, vcpu_protection.check_aux(sent.vcpus, held.vcpus))
+        notebook.judge(vcpu_protection.GHCB, vcpu_protection.check_ghcb(sent.vcpus, held.vcpus))
+
+
+def judge_conversions(stage: Stage, crossing: Crossing, wire: SealedWire, settings: ProtectionSettings) -> None:
+    """Whether memory was converted while it was moved, where the case asks for conversions."""
+    if not settings.conversions_per_tick:
+        return
+    log = crossing.source.protection.snapshot().conversions[crossing.conversions_before :]
+    addresses, touched = crossing.source.addresses, PageSet.empty()
+    done = [call for call in log if call.took_effect]
+    for call in done:
+        touched |= addresses.to_ram(call.gfns)[0]
+    times = wire.source.relay.page_counts(RAM_ID)
+    resent = int((times[np.flatnonzero(touched.holds(np.arange(len(times), dtype=np.uint64)))] > 1).sum())
+    to_private = sum(call.is_private for call in done)
+    move = ConversionsInMove(to_shared=len(done) - to_private, to_private=to_private, of_sent_pages=resent)
+    stage.events.emit("guest", "converted", to_shared=move.to_shared, to_private=move.to_private, resent=resent)
+    stage.notebook.judge(PRECONDITION, check_converted(move))
+
+
+async def judge_arrival(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire) -> None:
+    """What the guest does at once where it runs now, and that its source does not run any more."""
+    counted = cvm_page_of(guest, guest.vm).counters
+    errands = await guest.confidential.errands(deadline=stage.deadline, reads=_MMIO_READS)
+    during = cvm_page_of(guest, guest.vm).counters.since(counted)
+    vcpus = guest.description.vcpus
+    notebook = stage.notebook
+    if crossing.source.protection.flavour.is_es:
+        found = guest_protection.check_errands(errands, vcpus=vcpus, reads=_MMIO_READS, during=during)
+        notebook.judge(guest_protection.ERRANDS, found)
+    is_running_twice = may_source_run(crossing)
+    stage.events.emit("src", "asked to run", refused=not is_running_twice)
+    evidence = _session(crossing, AttemptEnd.COMPLETED)
+    notebook.judge(session.CHECK, session.check_session(evidence))
+    notebook.sessions.append(sequence_of(evidence, wire.destination.records(), title=crossing.title))
+
+
+def may_source_run(crossing: Crossing) -> bool:
+    """Try to run the guest where it was sent from. Every sane processor refuses."""
+    try:
+        crossing.source.protection.run()
+    except CommandRefusedError:
+        return False
+    return True
+
+
+def cvm_page_of(guest: Guest, vm: Vm) -> CvmGuest:
+    """The cvm page of *guest* in the memory of *vm*, which need not run."""
+    return read_cvm_page(vm.ram.view, guest.layout, guest.cvm_gpa)
+
+
+def in_flight_pages(said: CvmGuest, addresses: AddressMap) -> PageSet:
+    """RAM pages that a stopped guest was converting: their content means nothing until it is done."""
+    return pages_of(addresses, [item.range for item in said.in_flight])
+
+
+def pages_of(addresses: AddressMap, ranges: list[GpaRange]) -> PageSet:
+    """RAM pages behind gpa *ranges*."""
+    gfns = PageSet.from_ranges((item.start >> PAGE_SHIFT, item.end >> PAGE_SHIFT) for item in ranges)
+    return addresses.to_ram(gfns)[0]
+
+
+def maps_after(stage: Stage, guest: Guest, shared: list[GpaRange]) -> None:
+    """Judge the map of a guest that runs and converts nothing: *shared* is what it says of its own tables."""
+    assert stage.shield
+    host = stage.shield.of(guest.vm)
+    now = host.protection.snapshot()
+    walked = PageMap(total_pages=host.addresses.pages, shared=pages_of(host.addresses, shared))
+    views = [MapView(witness=Witness.GUEST_TABLES, page_map=walked), *_host_views(host, now)]
+    evidence = MapEvidence(
+        views=tuple(views), addresses=host.addresses, initial=now.initial, conversions=now.conversions
+    )
+    stage.notebook.judge(VIEWS, check_views(evidence))
+    stage.notebook.map_strips.append(map_strip(evidence, title="at the end"))
+
+
+def _judge_struck(stage: Stage, wire: SealedWire) -> None:
+    """A fault between the hosts that never struck proves nothing."""
+    for struck in wire.between.editor.struck() if wire.between else ():
+        stage.notebook.judge(PRECONDITION, check_fault_applied(struck.name, struck.times))
+
+
+def _maps_at_stop(
+    crossing: Crossing, sent: ProtectionSnapshot, held: ProtectionSnapshot, said: CvmGuest
+) -> MapEvidence:
+    streamed, has_come = crossing.destination.protection.received_map()
+    return MapEvidence(
+        views=(
+            *_host_views(crossing.source, sent),
+            MapView(witness=Witness.STREAM, page_map=streamed, knows=has_come),
+            MapView(witness=Witness.DESTINATION, page_map=held.page_map),
+        ),
+        addresses=crossing.source.addresses,
+        initial=sent.initial,
+        conversions=sent.conversions,
+        in_flight=in_flight_pages(said, crossing.source.addresses),
+    )
+
+
+def _host_views(host: Shielded, now: ProtectionSnapshot) -> list[MapView]:
+    told = replay(now.initial, now.conversions, host.addresses)
+    views = [
+        MapView(witness=Witness.HYPERCALLS, page_map=told),
+        MapView(witness=Witness.HOST_LIST, page_map=now.page_map),
+    ]
+    if tables := host.protection.truth_map():
+        known = tables.page_map.everything - tables.unknown
+        views.insert(0, MapView(witness=Witness.HOST_WALK, page_map=tables.page_map, knows=known))
+    return views
+
+
+def _session(crossing: Crossing, end: AttemptEnd) -> SessionEvidence:
+    sent, held = crossing.source.protection.snapshot(), crossing.destination.protection.snapshot()
+    return SessionEvidence(
+        end=end,
+        source=sent.commands[crossing.commands_before :],
+        destination=held.commands,
+        source_state=sent.state,
+        destination_state=held.state,
+        es_vcpus=len(sent.vcpus) if crossing.source.protection.flavour.is_es else 0,
+        forbidden_by=crossing.source.protection.forbidden_by,
+    )

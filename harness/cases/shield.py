@@ -1,0 +1,111 @@
+"""The software platform around the VMs of one case.
+
+Each VM is on a host of its own, with its own secure processor: nothing goes from one to the other but what the relays
+put on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from harness.cases.protection_settings import ProcessorPace, ProtectionSettings
+from harness.confidential.soft.flavour import Flavour
+from harness.confidential.soft.hypercall_server import HypercallServer
+from harness.confidential.soft.options import SOFT_C_BIT, HostOptions
+from harness.confidential.soft.platform import SoftPlatform
+from harness.confidential.soft.timing import AMD_SINGLE, ProcessorSpeed
+from harness.confidential.soft.vm_protection import VmProtection
+from harness.model.address_map import AddressMap
+from harness.model.errors import HarnessError
+from harness.model.guest import RamLayout
+from harness.model.machine import MachineSpec
+from harness.model.seed import Seed
+from harness.model.soft_fault import SOFT_FAULTS, Owner, SoftFault
+from harness.vm.vm import Vm
+
+_OF_GUESTS = {Owner.GUEST_FIRMWARE, Owner.GUEST_KERNEL}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shielded:
+    """One VM on its host."""
+
+    platform: SoftPlatform
+    protection: VmProtection
+    server: HypercallServer
+    addresses: AddressMap
+
+
+@dataclass(slots=True, kw_only=True)
+class Shield:
+    """All hosts of one case."""
+
+    flavour: Flavour
+    settings: ProtectionSettings
+    faults: frozenset[SoftFault]
+    seed: Seed
+    _hosts: dict[str, Shielded] = field(default_factory=dict)
+
+    def has(self, fault: SoftFault) -> bool:
+        """Whether *fault* was asked for; whoever asks this applies it."""
+        return fault in self.faults
+
+    def cover(self, vm: Vm, *, incoming: bool) -> None:
+        """Put *vm*, which has not run yet, on a host of its own."""
+        number = len(self._hosts)
+        settings = self.settings
+        platform = SoftPlatform(
+            self.flavour,
+            seed=Seed(self.seed.sub("platform", vm.role, number)),
+            faults=self.faults,
+            speed=self._speed(),
+            options=HostOptions(
+                offers_migration=settings.offers_migration,
+                answers_retry=settings.answers_retry,
+                refuses_conversion=settings.refuses_conversion,
+            ),
+        )
+        addresses = AddressMap.of(layout_of(vm))
+        if incoming:
+            protection = platform.expect(vm.ram.buffer, addresses, vcpus=vm.spec.vcpus)
+        else:
+            policy = self.flavour.policy(settings.policy, minimum_api=settings.minimum_api)
+            protection = platform.launch(vm.ram.buffer, addresses, policy=policy, vcpus=vm.spec.vcpus)
+        server = HypercallServer(vm.hypercalls, protection.hypercall)
+        server.start()
+        self._hosts[vm.role] = Shielded(platform=platform, protection=protection, server=server, addresses=addresses)
+
+    def of(self, vm: Vm) -> Shielded:
+        """The host that *vm* is on. Raises HarnessError when a call of its guest broke it."""
+        host = self._hosts[vm.role]
+        if host.server.error:
+            raise HarnessError(f"{vm.role}: the platform stumbled over a hypercall: {host.server.error!r}")
+        return host
+
+    def uncover(self, role: str) -> None:
+        """The VM is about to end: nobody answers its calls any more, and its keys are gone."""
+        if host := self._hosts.pop(role, None):
+            host.server.stop()
+            host.protection.close()
+
+    def _speed(self) -> ProcessorSpeed | None:
+        is_slow = self.has(SoftFault.SLOW) or self.settings.pace is not ProcessorPace.INSTANT
+        return AMD_SINGLE if is_slow else None
+
+
+def dressed(
+    spec: MachineSpec, flavour: Flavour, faults: Iterable[SoftFault], *, holds_firmware: bool = False
+) -> MachineSpec:
+    """*spec* with the hypercall port, and the words that tell the guest how it is protected."""
+    words = [f"cvm={'es' if flavour.is_es else 'sev'}", f"cbit={SOFT_C_BIT.bit_length() - 1}"]
+    if holds_firmware:
+        words.append("firmware=hold")
+    if guests := sorted(fault for fault in faults if SOFT_FAULTS[fault].owner in _OF_GUESTS):
+        words.append(f"fault={'+'.join(guests)}")
+    return replace(spec, hypercall_port=True, append=" ".join(words))
+
+
+def layout_of(vm: Vm) -> RamLayout:
+    """Where main memory of *vm* lies."""
+    return RamLayout.of(vm.spec.arch, vm.ram.size_bytes, below_4g_mib=vm.spec.below_4g_mib)

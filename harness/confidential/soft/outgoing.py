@@ -1,0 +1,122 @@
+"""The sending half of one VM's protection: from SEND_START to SEND_FINISH or SEND_CANCEL, attempt after attempt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.confidential.soft.conversions import Unfinished
+from harness.confidential.soft.guest_context import SendSession, SendTarget
+from harness.confidential.soft.memory_views import MemoryViews
+from harness.confidential.soft.packets import Packet, PacketRun
+from harness.confidential.soft.pins import Pins
+from harness.confidential.soft.processor_guest import ProcessorGuest
+from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
+from harness.model.soft_fault import SoftFault
+
+Pages = NDArray[np.uint64]
+Contents = NDArray[np.uint8]
+
+FILE_NAME = b"pdh.cert.b64"
+"""What CERTIFICATE_AS_FILE_NAME hands over in the place of what is in that file."""
+_TWICE = 2
+
+
+class QemuAbortError(Exception):
+    """QEMU of the series would abort here, in g_malloc(): whoever drives it ends it with SIGABRT, as it would end.
+
+    Class B30: a length query of SEND_START fails, the function returns -1, and that is taken for a length.
+    """
+
+
+class Outgoing:
+    """Of one VM. Thread-safe, but for one relay at a time."""
+
+    def __init__(
+        self, guest: ProcessorGuest, views: MemoryViews, pins: Pins, *, pages: int, faults: AbstractSet[SoftFault]
+    ) -> None:
+        self._guest, self._views, self._pins, self._faults = guest, views, pins, faults
+        self._lock = threading.Lock()
+        self._times_sealed = np.zeros(pages, dtype=np.uint8)
+        self._forgotten = np.zeros(pages, dtype=np.bool_)
+
+    def start(self, target: SendTarget) -> SendSession:
+        """SEND_START. CommandRefusedError; QemuAbortError."""
+        if SoftFault.CERTIFICATE_AS_FILE_NAME in self._faults:
+            target = replace(target, pdh=FILE_NAME)
+        with self._lock:
+            if SoftFault.LENGTH_QUERY_IGNORED in self._faults:
+                refusal = CommandRefusedError(FirmwareStatus.INVALID_PARAM, "the length of the session is not told")
+                self._guest.trace.refused("send-start", refusal)
+                raise QemuAbortError("QEMU took a failed length query of SEND_START for a length of 2**64 - 1")
+            session = self._guest.send_start(target)
+            self._times_sealed[:] = 0
+            self._views.forget()
+            return session
+
+    def seal(self, ram_pages: Pages, contents: Contents) -> PacketRun:
+        """SEND_UPDATE_DATA of all of them."""
+        with self._lock:
+            self._pins.pin(ram_pages)
+            try:
+                plain = self._views.to_seal(ram_pages, contents, lambda: self._guest.memory)
+                packets = self._guest.seal(ram_pages, plain)
+            except CommandRefusedError:
+                self._pins.failed()
+                raise
+            self._pins.unpin()
+            self._count(ram_pages)
+            return packets
+
+    def host_view(self, ram_pages: Pages, contents: Contents, unfinished: Iterable[Unfinished]) -> Contents:
+        """What the host reads of pages that its list calls shared."""
+        with self._lock:
+            return self._views.in_clear(ram_pages, contents, lambda: self._guest.memory, unfinished)
+
+    def unsure(self) -> Pages:
+        """See MemoryViews.unsure."""
+        with self._lock:
+            return self._views.unsure()
+
+    def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
+        """SEND_UPDATE_VMSA."""
+        with self._lock:
+            return self._guest.seal_vmsa(vcpu, page)
+
+    def finish(self) -> None:
+        """The guest has moved."""
+        with self._lock:
+            if self._guest.is_sending:
+                self._guest.send_finish()
+            self._pins.unpin()
+
+    def cancel(self) -> None:
+        """The attempt failed or was cancelled: the guest goes on here."""
+        with self._lock:
+            self._pins.cancelled()
+            if not self._guest.is_sending:
+                return
+            if SoftFault.FINISH_ON_FAILURE in self._faults:
+                self._guest.send_finish()
+                return
+            self._guest.send_cancel()
+            self._views.forget()
+            if SoftFault.DIRTY_FORGOTTEN in self._faults:
+                self._forgotten |= self._times_sealed >= _TWICE
+
+    def take_forgotten(self, ram_pages: Pages) -> NDArray[np.bool_]:
+        """Pages that QEMU leaves out now, because it lost that they were written since; each is asked for once."""
+        with self._lock:
+            index = ram_pages.astype(np.int64)
+            found = self._forgotten[index]
+            self._forgotten[index] = False
+            return found
+
+    def _count(self, ram_pages: Pages) -> None:
+        index = ram_pages.astype(np.int64)
+        self._times_sealed[index] = np.minimum(self._times_sealed[index] + 1, _TWICE)
