@@ -169,14 +169,25 @@ async def close_writer(writer: asyncio.StreamWriter) -> None:
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-@pytest.fixture(params=QEMUS, ids=lambda found: f"{found[0]}-{found[1].parent.parent.name}")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Modules that name their ARCHES run on these, the others on a PC alone."""
+    arches = getattr(metafunc.module, "ARCHES", (Arch.X86_64,))
+    named = [str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")]
+    if "lab" in metafunc.fixturenames:
+        found = [one for one in QEMUS if one[0] in arches]
+        metafunc.parametrize("lab", found, indirect=True, ids=[f"{arch}-{at.parent.parent.name}" for arch, at in found])
+    if "first_lab" in metafunc.fixturenames and not any("first_lab" in names for names in named):
+        metafunc.parametrize("first_lab", arches, indirect=True)
+
+
+@pytest.fixture
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
     """Once per QEMU of this machine."""
     arch, qemu = request.param
     return Lab(folder=tmp_path, arch=arch, qemu=qemu, deadline=Deadline.after(BOUND_S))
 
 
-@pytest.fixture(params=Arch)
+@pytest.fixture
 def first_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
     """The first QEMU of each architecture, for what does not depend on QEMU."""
     qemu = next((qemu for arch, qemu in QEMUS if arch is request.param), None)

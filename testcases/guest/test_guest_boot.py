@@ -13,6 +13,7 @@ from harness.model.guest import FOUR_GIB, CrashKind, HaltMode
 from harness.model.machine import Arch
 
 pytestmark = pytest.mark.vm
+ARCHES = tuple(Arch)
 MIB = 1 << 20
 HALT_S = 0.2
 """A vCPU beats 100 times a second."""

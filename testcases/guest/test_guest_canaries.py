@@ -14,6 +14,7 @@ from harness.model.deadline import Deadline
 from harness.model.machine import Arch
 
 pytestmark = pytest.mark.vm
+ARCHES = tuple(Arch)
 SEED = 0xCAFEF00D12345678
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from harness.guest.heartbeat import VCPUS_OFFSET, read_heartbeat
 from harness.model.errors import ProtocolError
+from harness.model.machine import Arch
 
 pytestmark = pytest.mark.vm
+ARCHES = tuple(Arch)
 TSC_OFFSET = 8
 
 
