@@ -114,6 +114,8 @@ class MachineSpec:
             raise UsageError(f"{self.vcpus} vCPUs: between 1 and {MAX_VCPUS} are possible")
         if self.trim_kib % 8 or self.trim_kib < 0:
             raise UsageError(f"trim_kib is {self.trim_kib}", hint="QEMU's memory comes in multiples of 8 KiB")
+        if self.gic_version not in {3, 4} or (self.gic_version == 4 and not self.has_el2):
+            raise UsageError(f"gic_version is {self.gic_version}", hint="it is 3, or 4 with has_el2")
         if self.below_4g_mib < 0:
             raise UsageError(f"below_4g_mib is {self.below_4g_mib}", hint="0 leaves it to the machine type")
         if self.memory_mib < 1 or self.memory_bytes <= 0:
