@@ -114,6 +114,11 @@ async def reset(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fre
     guest.probe.expect_reset()
     await guest.probe.halt(HaltMode.RESET, deadline=stage.deadline)
     await guest.vm.guarded(guest.probe.ready(deadline=stage.deadline), stage.deadline, what="the guest to boot again")
+    # The kernel takes back what an earlier one shared, so only the list right behind the reset can tell.
+    empty = PageMap.all_private(protection.addresses.pages)
+    left = protection.snapshot().initial
+    found = check_after_reset(protection.addresses, fresh=empty, before=before, after=left)
+    stage.notebook.judge(RESET, found)
     return await _compared_with_fresh(stage, await _looked_at(stage, guest), settings, fresh, before, kexec=False)
 
 

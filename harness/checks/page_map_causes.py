@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from harness.model.live_page_map import replay
 from harness.model.page_map import ENCRYPTED_BIT, PageMap, Witness
 from harness.model.page_map_views import GUEST_SIDE, Disagreement, MapEvidence
@@ -16,7 +18,8 @@ from harness.model.page_set import PageSet
 
 MAP_GPA_CHUNK_PAGES = 16384
 """QEMU answers one TDVMCALL MapGPA for at most 64 MiB and asks the guest to retry for the rest."""
-NARROW_FRAMES = 1 << 32
+WIDEST_FRAME_BITS, NARROWEST_FRAME_BITS = 32, 12
+"""Widths at which a frame number may have been cut: the list of the series has 32 bits."""
 _HOST_SIDE = (Witness.HOST_LIST, Witness.STREAM, Witness.DESTINATION)
 
 
@@ -131,13 +134,37 @@ def _offset_for_gpa(evidence: MapEvidence, said: Disagreement) -> Cause | None:
 
 
 def _narrow_frames(evidence: MapEvidence, said: Disagreement) -> Cause | None:
-    frames = evidence.addresses.to_gfn(_log_map(evidence).shared)
-    cut = PageSet.empty()
-    for base in {int(edge) // NARROW_FRAMES * NARROW_FRAMES for edge in frames.edges}:
-        cut |= (frames & PageSet.of((base, base + NARROW_FRAMES))).shifted(-base)
-    wrong = PageMap(total_pages=evidence.addresses.pages, shared=evidence.addresses.to_ram(cut)[0])
-    remedy = "class B9: exactly what comes of frame numbers cut to 32 bits"
-    return _hypothesis(evidence, said, "narrow-frames", wrong, remedy)
+    log = _log_map(evidence)
+    frames = evidence.addresses.to_gfn(log.shared)
+    last = int(frames.edges[-1]) - 1 if frames else 0
+    widths = [bits for bits in range(WIDEST_FRAME_BITS, NARROWEST_FRAME_BITS - 1, -1) if last >> bits]
+    if not widths:
+        return None
+    cut = {bits: evidence.addresses.to_ram(_folded(frames, bits))[0] for bits in widths}
+    # Several widths may explain a part of it: the one that fits a witness best is meant.
+    distances = {width: _distance(evidence, pages) for width, pages in cut.items()}
+    fitting = [width for width in widths if distances[width] == min(distances.values())]
+    wrong = PageMap(total_pages=evidence.addresses.pages, shared=cut[fitting[0]])
+    told = str(fitting[0]) if len(fitting) == 1 else f"{fitting[-1]} to {fitting[0]}"
+    remedy = f"class B9: exactly what comes of frame numbers cut to {told} bits"
+    return _hypothesis(evidence, said, "narrow-frames", wrong, remedy, log=log)
+
+
+def _distance(evidence: MapEvidence, shared: PageSet) -> int:
+    """Pages by which the host's witness that is nearest to *shared* departs from it."""
+    views = [view for view in evidence.views if view.witness in _HOST_SIDE]
+    return min((((view.page_map.shared ^ shared) & view.known).pages for view in views), default=0)
+
+
+def _folded(frames: PageSet, bits: int) -> PageSet:
+    """*frames* without what is above the lowest *bits* bits."""
+    size = np.uint64(1 << bits)
+    lengths = frames.edges[1::2] - frames.edges[::2]
+    starts = frames.edges[::2] % size
+    ends = starts + np.minimum(lengths, size)
+    beyond = ends > size
+    behind = PageSet.from_bounds(np.zeros(int(beyond.sum()), dtype=np.uint64), ends[beyond] - size)
+    return PageSet.from_bounds(starts, np.minimum(ends, size)) | behind
 
 
 _EXPLANATIONS: tuple[Callable[[MapEvidence, Disagreement], Cause | None], ...] = (
@@ -154,8 +181,11 @@ _EXPLANATIONS: tuple[Callable[[MapEvidence, Disagreement], Cause | None], ...] =
 )
 
 
-def _hypothesis(evidence: MapEvidence, said: Disagreement, kind: str, wrong: PageMap, remedy: str) -> Cause | None:
-    departs = wrong.difference(_log_map(evidence))
+def _hypothesis(
+    evidence: MapEvidence, said: Disagreement, kind: str, wrong: PageMap, remedy: str, *, log: PageMap | None = None
+) -> Cause | None:
+    """*log* is what the calls add up to, where the caller has it at hand: it takes a while."""
+    departs = wrong.difference(log or _log_map(evidence))
     if not departs & said.pages:
         return None
     for witness in _HOST_SIDE:

@@ -41,6 +41,13 @@ def parse_cvm_page(gpa: int, page: bytes) -> CvmGuest:
     """The cvm page that *page* (its first 1024 bytes) holds. Raises ProtocolError."""
     if len(page) < PAGE_BYTES:
         raise ProtocolError(f"a cvm page of {len(page)} bytes")
+    try:
+        return _parsed(gpa, page)
+    except ValueError as unknown:
+        raise ProtocolError(f"the cvm page at gpa {gpa:#x} makes no sense: {unknown}") from None
+
+
+def _parsed(gpa: int, page: bytes) -> CvmGuest:
     magic, version, phase, root, cbit, kernel, features, variable, is_es, ready, vcpus, leaks = _HEAD.unpack_from(page)
     if magic != MAGIC or version != LAYOUT_VERSION or phase not in set(Phase) or vcpus > _MAX_VCPUS:
         raise ProtocolError(f"no cvm page at gpa {gpa:#x}", hint="was the guest booted with cvm=?")

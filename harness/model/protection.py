@@ -117,7 +117,7 @@ class ProtectionSnapshot:
     page_map: PageMap
     """The host's list."""
     initial: PageMap
-    """The host's list before the first of *conversions*: all private after launch or reset, else what a move brought."""
+    """The host's list before the first of *conversions*: at launch, right behind a reset, or as a move brought it."""
     entries: tuple[tuple[int, int], ...]
     """The list itself: gfn ranges in its own order, unmerged where it does not merge."""
     conversions: tuple[Conversion, ...]

@@ -149,6 +149,8 @@ class StreamSummary:
     blocks: tuple[BlockAccount, ...] = ()
     passes: int = 0
     records_per_pass: tuple[int, ...] = ()
+    sealed_records: tuple[tuple[str, int], ...] = ()
+    """Records of a protected guest between two hosts, by kind; none in QEMU's own stream."""
     commands: tuple[str, ...] = ()
     devices: tuple[SectionSummary, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -124,7 +124,7 @@ def test_firmware_reports_its_flash_as_shared(first_lab: Any, fault: SoftFault |
 @with_and_without(SoftFault.KEXEC_KEEPS_RANGES)
 def test_a_new_kernel_keeps_the_ranges_of_the_old_one(first_lab: Any, fault: SoftFault | None) -> None:
     async def story() -> None:
-        async with protected(first_lab, words("sev", fault), vcpus=2) as guest:
+        async with protected(first_lab, words("sev", fault), "-no-reboot", vcpus=2) as guest:
             gpa = (await guest.description(first_lab)).page_gpa(1000)
             await guest.cvm.convert(gpa, 2 * PAGE_SIZE, private=False, deadline=first_lab.deadline)
             await guest.cvm.kexec(deadline=first_lab.deadline)

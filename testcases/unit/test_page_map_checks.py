@@ -305,6 +305,19 @@ def test_a_map_that_is_neither_old_nor_fresh() -> None:
     assert kinds(found) == ["not-fresh", "not-fresh"]
 
 
+@pytest.mark.parametrize(("bits", "told"), [(20, "13 to 20"), (16, "13 to 16"), (15, "13 to 15"), (12, "12")])
+def test_b9_frames_cut_to_any_width_are_told_with_it_and_not_taken_for_b10(bits: int, told: str) -> None:
+    high, pages = 0x100000, 1 << 17
+    addresses = AddressMap(windows=(Window(0, 0, pages), Window(high, pages, pages)), unmapped=PageSet.empty())
+    calls = (share(3, 2), share((1 << bits) + 7 if bits < 17 else 9, 2), share(high + 40, 5), share(high + 4090, 8))
+    truth = replay(PageMap.all_private(addresses.pages), calls, addresses)
+    folded = [(gfn % (1 << bits)) for call in calls for gfn in range(call.gpa >> 12, (call.gpa >> 12) + call.pages)]
+    cut, _ = addresses.to_ram(PageSet.from_ranges((gfn, gfn + 1) for gfn in folded))
+    found = check_views(evidence(calls, addresses=addresses, destination=replace(truth, shared=cut)))
+    assert set(kinds(found)) == {"narrow-frames"}
+    assert found[0].remedy.endswith(f"cut to {told} bits")
+
+
 def alternating() -> tuple[AddressMap, PageMap]:
     """A guest of 64 GiB with 100,000 shared ranges."""
     addresses = AddressMap.of(RamLayout.q35(64 << 30))

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from harness.guest.lines import page_bytes
-from harness.guest.pattern import LEDGER_LOCK, damage_of_memory, diagnose_page, is_write_in_flight
+from harness.guest.pattern import (
+    LEDGER_LOCK,
+    SHARED_SEED,
+    damage_of_memory,
+    diagnose_page,
+    is_in,
+    is_write_in_flight,
+)
 from harness.model.guest import RamLayout
 from harness.model.memory import LINE_SIZE, PAGE_SIZE, Damage, GpaRange
 
@@ -177,3 +184,51 @@ def test_half_a_write_in_an_unlocked_page_is_torn() -> None:
     finish_half(ram)
     report = damage_of_memory(memoryview(ram), LAYOUT, MANAGED, np.array(GENERATIONS, dtype=np.uint32), SEED)
     assert report.by_kind == {Damage.TORN: 1}
+
+
+SHARED = (GpaRange(0x3000, 0x5000), GpaRange(1 << 32, (1 << 32) + 0x1000))
+
+
+def shared_memory() -> bytearray:
+    ram = memory()
+    gpas = [gpa for span in MANAGED for gpa in range(span.start, span.end, PAGE_SIZE)]
+    for gpa, generation in zip(gpas, GENERATIONS, strict=True):
+        if any(span.start <= gpa < span.end for span in SHARED):
+            at = LAYOUT.gpa_to_ram(gpa)
+            ram[at : at + PAGE_SIZE] = page_bytes(gpa, generation, SEED ^ SHARED_SEED)
+    return ram
+
+
+def test_shared_pages_have_a_seed_of_their_own() -> None:
+    ledger = np.array(GENERATIONS, dtype=np.uint32)
+    ram = memoryview(shared_memory())
+    assert damage_of_memory(ram, LAYOUT, MANAGED, ledger, SEED, shared=SHARED).pages_bad == 0
+    # Whoever takes a page for the other kind than the guest that wrote it finds a foreign pattern.
+    assert damage_of_memory(ram, LAYOUT, MANAGED, ledger, SEED).by_kind == {Damage.FOREIGN: 3}
+    more = (GpaRange(0x2000, 0x5000), *SHARED[1:])
+    assert damage_of_memory(ram, LAYOUT, MANAGED, ledger, SEED, shared=more).by_kind == {Damage.FOREIGN: 1}
+
+
+@pytest.mark.parametrize(
+    ("lock", "in_flight", "expected"),
+    [
+        (LEDGER_LOCK, (GpaRange(0x2000, 0x4000),), (1, 0)),
+        (LEDGER_LOCK, (), (0, 1)),
+        (LEDGER_LOCK, (GpaRange(0x3000, 0x4000),), (0, 1)),
+        (0, (GpaRange(0x2000, 0x4000),), (0, 1)),
+    ],
+)
+def test_a_locked_page_amid_a_conversion_may_hold_anything(
+    lock: int, in_flight: tuple[GpaRange, ...], expected: tuple[int, int]
+) -> None:
+    ram = memory()
+    ram[0x2000:0x3000] = RANDOM
+    ledger = np.array([1 | lock, *GENERATIONS[1:]], dtype=np.uint32)
+    report = damage_of_memory(memoryview(ram), LAYOUT, MANAGED, ledger, SEED, in_flight=in_flight)
+    assert (report.pages_in_flight, report.pages_bad) == expected
+
+
+def test_a_page_is_in_a_range_up_to_its_end() -> None:
+    gpas = np.array([0x1000, 0x3000, 0x4000, 0x5000, 1 << 32], dtype=np.uint64)
+    assert is_in(gpas, SHARED).tolist() == [False, True, True, False, True]
+    assert is_in(gpas, ()).tolist() == [False] * 5

@@ -78,8 +78,8 @@ class Conversions:
         """Refuse the *nth* valid call from now on, counted from 1; 0 takes it back."""
         self._refuse_in = nth
 
-    def begin_anew(self, initial: PageMap | None = None) -> None:
-        """After a reset or an arrival."""
+    def begin_anew(self, initial: PageMap) -> None:
+        """After a reset or an arrival, with the host's map of that moment."""
         self.log.clear()
         self._latest.clear()
         self.initial = initial

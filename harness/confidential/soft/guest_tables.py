@@ -96,8 +96,8 @@ class GuestTables:
         for start in range(0, self._addresses.pages, _CHUNK_PAGES):
             end = min(start + _CHUNK_PAGES, self._addresses.pages)
             views = self.look(np.arange(start, end, dtype=np.uint64))
-            shared.append(_runs(views == View.SHARED, start))
-            unknown.append(_runs(views == View.UNKNOWN, start))
+            shared.append(runs_of(views == View.SHARED, start))
+            unknown.append(runs_of(views == View.UNKNOWN, start))
         return TableMap(
             page_map=PageMap(total_pages=self._addresses.pages, shared=_joined(shared)), unknown=_joined(unknown)
         )
@@ -184,7 +184,7 @@ class GuestTables:
         return found
 
 
-def _runs(flags: NDArray[np.bool_], start: int) -> Pages:
+def runs_of(flags: NDArray[np.bool_], start: int = 0) -> Pages:
     """Edges of the runs of True in *flags*, of which the first is page *start*."""
     padded = np.zeros(len(flags) + 2, dtype=np.int8)
     padded[1:-1] = flags

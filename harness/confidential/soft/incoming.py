@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.confidential.soft.guest_context import SendSession
-from harness.confidential.soft.guest_tables import View, Views
-from harness.confidential.soft.memory_views import decrypted, encrypted
+from harness.confidential.soft.guest_tables import View, Views, runs_of
+from harness.confidential.soft.memory_views import decrypted, encrypted, pages_of
 from harness.confidential.soft.packets import Packet
 from harness.confidential.soft.pins import Pins
 from harness.confidential.soft.processor_guest import ProcessorGuest
 from harness.confidential.soft.stale_lines import StaleLines
 from harness.confidential.soft.status import CommandRefusedError
-from harness.model.memory import PAGE_SIZE
+from harness.model.page_map import PageMap
+from harness.model.page_set import PageSet
 
 Pages = NDArray[np.uint64]
 Contents = NDArray[np.uint8]
@@ -34,7 +35,7 @@ class Incoming:
 
     def __init__(self, guest: ProcessorGuest, ram: Contents, pins: Pins, stale: StaleLines | None) -> None:
         self._guest, self._pins, self._stale = guest, pins, stale
-        self._ram = ram[: len(ram) // PAGE_SIZE * PAGE_SIZE].reshape(-1, PAGE_SIZE)
+        self._ram = pages_of(ram)
         self._kinds = np.full(len(self._ram), _NEVER, dtype=np.uint8)
         self._lock = threading.Lock()
 
@@ -67,10 +68,12 @@ class Incoming:
         with self._lock:
             self._kinds[ram_pages.astype(np.int64)] = _PACKET if private else _PLAIN
 
-    def packets(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Per RAM page: its latest record was a packet; there was a record."""
+    def kinds(self) -> tuple[PageMap, PageSet]:
+        """The stream as a witness: a page whose latest record was plain is shared; RAM pages that had any record."""
         with self._lock:
-            return self._kinds == _PACKET, self._kinds != _NEVER
+            plain, known = runs_of(self._kinds == _PLAIN), runs_of(self._kinds != _NEVER)
+        page_map = PageMap(total_pages=len(self._ram), shared=PageSet.from_edges(plain))
+        return page_map, PageSet.from_edges(known)
 
     def finish(self, look: Callable[[Pages], Views]) -> int:
         """RECEIVE_FINISH with the VM stopped; pages that were changed, because *look* (its tables) disagrees."""

@@ -29,8 +29,7 @@ class MemoryViews:
 
     def __init__(self, ram: Contents, look: Callable[[Pages], Views]) -> None:
         """*look* is what the guest's tables say."""
-        self._ram = ram[: len(ram) // PAGE_SIZE * PAGE_SIZE].reshape(-1, PAGE_SIZE)
-        self._look = look
+        self._ram, self._look = pages_of(ram), look
         self._unsure: set[int] = set()
 
     def forget(self) -> None:
@@ -40,10 +39,6 @@ class MemoryViews:
     def unsure(self) -> Pages:
         """Pages whose latest record may not be what is right now, ascending."""
         return np.array(sorted(self._unsure), dtype=np.uint64)
-
-    def now(self, ram_pages: Pages) -> Contents:
-        """Content at this moment."""
-        return self._ram[ram_pages.astype(np.int64)]
 
     def to_seal(self, ram_pages: Pages, contents: Contents, cipher: Callable[[], MemoryCipher]) -> Contents:
         """What SEND_UPDATE_DATA reads: it decrypts, so a page that the guest wrote as shared becomes garbage."""
@@ -65,7 +60,7 @@ class MemoryViews:
         """What the host reads without a command: ciphertext where the guest writes as private."""
         unfinished = tuple(unfinished)
         is_private = self._look(ram_pages) == View.PRIVATE
-        is_old = (contents != self.now(ram_pages)).any(axis=1)
+        is_old = (contents != self._ram[ram_pages.astype(np.int64)]).any(axis=1)
         hides = is_private | is_old
         amid = [item for item in unfinished if item.touches(ram_pages)]
         self._note(ram_pages, hides)
@@ -102,6 +97,11 @@ class MemoryViews:
             self._unsure.difference_update(ram_pages[~is_unsure].tolist())
         if is_unsure.any():
             self._unsure.update(ram_pages[is_unsure].tolist())
+
+
+def pages_of(ram: Contents) -> Contents:
+    """The same memory, a row per page."""
+    return ram[: len(ram) // PAGE_SIZE * PAGE_SIZE].reshape(-1, PAGE_SIZE)
 
 
 def encrypted(cipher: MemoryCipher, ram_pages: Pages, contents: Contents) -> Contents:

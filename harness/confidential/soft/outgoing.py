@@ -16,7 +16,8 @@ from harness.confidential.soft.memory_views import MemoryViews
 from harness.confidential.soft.packets import Packet, PacketRun
 from harness.confidential.soft.pins import Pins
 from harness.confidential.soft.processor_guest import ProcessorGuest
-from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
+from harness.confidential.soft.status import CommandRefusedError
+from harness.model.page_map import PageMap
 from harness.model.soft_fault import SoftFault
 
 Pages = NDArray[np.uint64]
@@ -25,6 +26,7 @@ Contents = NDArray[np.uint8]
 FILE_NAME = b"pdh.cert.b64"
 """What CERTIFICATE_AS_FILE_NAME hands over in the place of what is in that file."""
 _TWICE = 2
+_NEVER, _PLAIN, _PACKET = 0, 1, 2
 
 
 class QemuAbortError(Exception):
@@ -44,6 +46,7 @@ class Outgoing:
         self._lock = threading.Lock()
         self._times_sealed = np.zeros(pages, dtype=np.uint8)
         self._forgotten = np.zeros(pages, dtype=np.bool_)
+        self._kinds = np.full(pages, _NEVER, dtype=np.uint8)
 
     def start(self, target: SendTarget) -> SendSession:
         """SEND_START. CommandRefusedError; QemuAbortError."""
@@ -51,13 +54,8 @@ class Outgoing:
             target = replace(target, pdh=FILE_NAME)
         with self._lock:
             if SoftFault.LENGTH_QUERY_IGNORED in self._faults:
-                refusal = CommandRefusedError(FirmwareStatus.INVALID_PARAM, "the length of the session is not told")
-                self._guest.trace.refused("send-start", refusal)
                 raise QemuAbortError("QEMU took a failed length query of SEND_START for a length of 2**64 - 1")
-            session = self._guest.send_start(target)
-            self._times_sealed[:] = 0
-            self._views.forget()
-            return session
+            return self._guest.send_start(target)
 
     def seal(self, ram_pages: Pages, contents: Contents) -> PacketRun:
         """SEND_UPDATE_DATA of all of them."""
@@ -76,12 +74,17 @@ class Outgoing:
     def host_view(self, ram_pages: Pages, contents: Contents, unfinished: Iterable[Unfinished]) -> Contents:
         """What the host reads of pages that its list calls shared."""
         with self._lock:
+            self._kinds[ram_pages.astype(np.int64)] = _PLAIN
             return self._views.in_clear(ram_pages, contents, lambda: self._guest.memory, unfinished)
 
-    def unsure(self) -> Pages:
-        """See MemoryViews.unsure."""
+    def unsure(self, page_map: PageMap) -> Pages:
+        """See MemoryViews.unsure; and pages that went as what they are not any more by *page_map*, the host's list."""
+        is_shared = np.zeros(len(self._kinds), dtype=np.bool_)
+        for start, end in page_map.shared.ranges():
+            is_shared[start:end] = True
         with self._lock:
-            return self._views.unsure()
+            is_other = self._kinds == np.where(is_shared, _PACKET, _PLAIN)
+            return np.union1d(self._views.unsure(), np.flatnonzero(is_other).astype(np.uint64))
 
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         """SEND_UPDATE_VMSA."""
@@ -94,20 +97,29 @@ class Outgoing:
             if self._guest.is_sending:
                 self._guest.send_finish()
             self._pins.unpin()
+            self._begin_anew()
 
     def cancel(self) -> None:
         """The attempt failed or was cancelled: the guest goes on here."""
         with self._lock:
             self._pins.cancelled()
-            if not self._guest.is_sending:
-                return
-            if SoftFault.FINISH_ON_FAILURE in self._faults:
-                self._guest.send_finish()
-                return
-            self._guest.send_cancel()
-            self._views.forget()
-            if SoftFault.DIRTY_FORGOTTEN in self._faults:
-                self._forgotten |= self._times_sealed >= _TWICE
+            if self._guest.is_sending:
+                self._give_up()
+            self._begin_anew()
+
+    def _give_up(self) -> None:
+        if SoftFault.FINISH_ON_FAILURE in self._faults:
+            self._guest.send_finish()
+            return
+        self._guest.send_cancel()
+        if SoftFault.DIRTY_FORGOTTEN in self._faults:
+            self._forgotten |= self._times_sealed >= _TWICE
+
+    def _begin_anew(self) -> None:
+        """What was sent so far was of an attempt that is over; its first shared pages may go before SEND_START."""
+        self._times_sealed[:] = 0
+        self._kinds[:] = _NEVER
+        self._views.forget()
 
     def take_forgotten(self, ram_pages: Pages) -> NDArray[np.bool_]:
         """Pages that QEMU leaves out now, because it lost that they were written since; each is asked for once."""
@@ -119,4 +131,5 @@ class Outgoing:
 
     def _count(self, ram_pages: Pages) -> None:
         index = ram_pages.astype(np.int64)
+        self._kinds[index] = _PACKET
         self._times_sealed[index] = np.minimum(self._times_sealed[index] + 1, _TWICE)

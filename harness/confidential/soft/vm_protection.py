@@ -17,12 +17,13 @@ from harness.confidential.soft.conversions import Conversions
 from harness.confidential.soft.flavour import Flavour
 from harness.confidential.soft.guest_calls import GuestCalls
 from harness.confidential.soft.guest_context import SendSession, SendTarget
-from harness.confidential.soft.guest_tables import GuestTables, TableMap, View, Views
+from harness.confidential.soft.guest_memory import GuestMemory
+from harness.confidential.soft.guest_tables import TableMap, View
 from harness.confidential.soft.handshake import MigrationControl
 from harness.confidential.soft.host_list import HostList, ListRules
 from harness.confidential.soft.hypercalls import HypercallReply, HypercallRequest
 from harness.confidential.soft.incoming import Incoming
-from harness.confidential.soft.memory_views import MemoryViews, encrypted
+from harness.confidential.soft.memory_views import MemoryViews
 from harness.confidential.soft.options import HostOptions
 from harness.confidential.soft.outgoing import Outgoing
 from harness.confidential.soft.packets import Packet, PacketRun
@@ -33,9 +34,8 @@ from harness.confidential.soft.stale_lines import StaleLines
 from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
 from harness.confidential.soft.timing import AMD_SINGLE, ProcessorSpeed
 from harness.confidential.soft.vcpu_protection import VcpuBank
-from harness.confidential.soft.whereabouts import Whereabouts, is_converting
+from harness.confidential.soft.whereabouts import Whereabouts
 from harness.model.address_map import AddressMap
-from harness.model.memory import PAGE_SIZE
 from harness.model.page_map import PageMap
 from harness.model.page_set import PageSet
 from harness.model.protection import ProtectionSnapshot
@@ -66,10 +66,9 @@ class VmProtection:
         """*ram* is the VM's memory, ram_addr 0 first, shared with QEMU."""
         self.flavour = flavour
         self._faults, self._speed, self._options = faults, speed, options
-        self._guest, self._ram, self._addresses = guest, ram, addresses
+        self._guest = guest
         self._lock = threading.RLock()
-        self._tables: GuestTables | None = None
-        self._whereabouts: Whereabouts | None = None
+        self._memory = GuestMemory(ram, addresses, guest, c_bit=options.c_bit)
         self._boot_id: int | None = None
         self._resets_ahead = 0
         self._list = HostList(addresses, ListRules.of(faults))
@@ -78,9 +77,9 @@ class VmProtection:
             host_list=self._list,
             options=options,
             scramble_key=0 if SoftFault.STALE_BACKING in faults else seed.sub("scramble") | 1,
-            contents=self._contents_of_spans,
+            contents=self._memory.spans,
         )
-        self._vcpus = VcpuBank(vcpus, read=self._read, c_bit=options.c_bit.bit_length() - 1, faults=faults)
+        self._vcpus = VcpuBank(vcpus, read=self._memory.read, c_bit=options.c_bit.bit_length() - 1, faults=faults)
         self._calls = GuestCalls(
             options=options,
             is_es=flavour.is_es,
@@ -89,7 +88,7 @@ class VmProtection:
             hello=self._hello,
             vcpus=self._vcpus,
         )
-        self._views = MemoryViews(ram, self._look)
+        self._views = MemoryViews(ram, self._memory.look)
         self._pins = Pins(faults)
         self._out = Outgoing(guest, self._views, self._pins, pages=addresses.pages, faults=faults)
         does_flush = SoftFault.RECEIVE_WITHOUT_FLUSH not in faults
@@ -155,35 +154,31 @@ class VmProtection:
     @property
     def whereabouts(self) -> Whereabouts | None:
         """What the guest said in HELLO. It says so once per boot: a case hands it on to the destination's know()."""
-        return self._whereabouts
+        return self._memory.whereabouts
 
     def know(self, whereabouts: Whereabouts) -> None:
         """Where this guest keeps its tables; without it no page is known to be wrong, and nothing is settled."""
         with self._lock:
-            self._whereabouts, self._boot_id = whereabouts, whereabouts.boot_id
-            self._tables = GuestTables(
-                self._ram, self._addresses, root_gpa=whereabouts.tables_gpa, c_bit=self._options.c_bit
-            )
+            self._memory.know(whereabouts)
+            self._boot_id = whereabouts.boot_id
 
     @property
     def addresses(self) -> AddressMap:
         """Where main memory lies."""
-        return self._addresses
+        return self._memory.addresses
 
     def truth(self, ram_pages: Pages) -> NDArray[np.bool_]:
         """Which pages the guest's tables call private; unmapped ones count as private."""
-        is_shared: NDArray[np.bool_] = self._look(ram_pages) == View.SHARED
+        is_shared: NDArray[np.bool_] = self._memory.look(ram_pages) == View.SHARED
         return ~is_shared
 
     def truth_map(self) -> TableMap | None:
         """The same of all memory, with what is unknown; None before HELLO."""
-        return self._tables.whole() if self._tables else None
+        return self._memory.whole()
 
     def received_map(self) -> tuple[PageMap, PageSet]:
         """Which pages came as plain records, and of which there was a record at all: the stream as a witness."""
-        is_packet, has_come = self._in.packets()
-        shared = _page_set(has_come & ~is_packet)
-        return PageMap(total_pages=self._addresses.pages, shared=shared), _page_set(has_come)
+        return self._in.kinds()
 
     def is_private(self, ram_pages: Pages) -> NDArray[np.bool_]:
         """What the host's list says."""
@@ -206,19 +201,24 @@ class VmProtection:
     def host_view(self, ram_pages: Pages, contents: Contents) -> Contents:
         """What the host reads of pages that its list calls shared: ciphertext where the guest says private."""
         with self._lock:
-            unfinished = [item for vcpu, item in self._conversions.unfinished.items() if self._is_converting(vcpu)]
+            unfinished = [
+                item for vcpu, item in self._conversions.unfinished.items() if self._memory.is_converting(vcpu)
+            ]
         return self._out.host_view(ram_pages, contents, unfinished)
 
     def unsure_pages(self) -> Pages:
         """Pages to be sent once more, with contents_of(), when the VM has stopped and before the list goes out.
 
-        When they went out the guest was converting them, or its tables and the list disagreed.
+        When they went out the guest was converting them, or its tables and the list disagreed; or they were converted
+        since, and not written yet.
         """
-        return self._out.unsure()
+        with self._lock:
+            page_map = self._list.page_map()
+        return self._out.unsure(page_map)
 
     def contents_of(self, ram_pages: Pages) -> Contents:
         """Guest memory at this moment, a row each."""
-        return self._views.now(ram_pages)
+        return self._memory.now(ram_pages)
 
     def forgotten(self, ram_pages: Pages) -> NDArray[np.bool_]:
         """Pages that this QEMU leaves out, each once: class B45 after a failed attempt, else none."""
@@ -299,7 +299,7 @@ class VmProtection:
 
         How many pages were changed, because the guest's own tables disagree with how they came; needs know().
         """
-        changed = self._in.finish(self._look)
+        changed = self._in.finish(self._memory.look)
         with self._lock:
             self._control.arrived()
         return changed
@@ -311,7 +311,7 @@ class VmProtection:
         with self._lock:
             return ProtectionSnapshot(
                 page_map=self._list.page_map(),
-                initial=self._conversions.initial or PageMap.all_private(self._addresses.pages),
+                initial=self._conversions.initial or PageMap.all_private(self.addresses.pages),
                 entries=self._list.entries,
                 conversions=tuple(self._conversions.log),
                 vcpus=self._vcpus.snapshot(),
@@ -326,10 +326,6 @@ class VmProtection:
         with self._lock:
             self._guest.close()
 
-    def _look(self, ram_pages: Pages) -> Views:
-        tables = self._tables
-        return tables.look(ram_pages) if tables else np.full(len(ram_pages), View.UNKNOWN, dtype=np.uint8)
-
     def _hello(self, request: HypercallRequest) -> None:
         if self._boot_id not in {None, request.boot_id}:
             self._resets_ahead -= 1
@@ -342,31 +338,5 @@ class VmProtection:
         self._list.reset()
         self._control.reset()
         self._vcpus.reset()
-        self._conversions.begin_anew()
-        self._tables = self._whereabouts = None
-
-    def _is_converting(self, vcpu: int) -> bool:
-        page = self._read(self._whereabouts.cvm_gpa) if self._whereabouts else None
-        said = is_converting(page, vcpu) if page else None
-        return True if said is None else said
-
-    def _read(self, gpa: int) -> bytes | None:
-        """The page at *gpa* as the host's CPU reads it, whatever its list says of it; None where no RAM is."""
-        spans = self._addresses.ram_spans(gpa >> 12, (gpa >> 12) + 1)
-        if not spans:
-            return None
-        ram_pages = np.array([spans[0][0]], dtype=np.uint64)
-        content = self._views.now(ram_pages)
-        if self._look(ram_pages)[0] == View.PRIVATE and self._guest.exists:
-            content = encrypted(self._guest.memory, ram_pages, content)
-        return content.tobytes()
-
-    def _contents_of_spans(self, spans: tuple[tuple[int, int], ...]) -> Contents:
-        pages = [np.arange(start, end, dtype=np.uint64) for start, end in spans]
-        return self._views.now(np.concatenate(pages)) if pages else np.empty((0, PAGE_SIZE), dtype=np.uint8)
-
-
-def _page_set(flags: NDArray[np.bool_]) -> PageSet:
-    padded = np.zeros(len(flags) + 2, dtype=np.int8)
-    padded[1:-1] = flags
-    return PageSet.from_edges(np.flatnonzero(np.diff(padded)).astype(np.uint64))
+        self._conversions.begin_anew(self._list.page_map())
+        self._memory.forget()

@@ -161,7 +161,7 @@ def _pack(fields: list[DeviceField]) -> bytes:
 
 
 def _unpack(pages: bytes, fields: list[DeviceField], offset: int) -> bytes:
-    magic, version, _, count, length = _HEAD.unpack_from(pages)
+    magic, version, _, count, length = _HEAD.unpack_from(pages.ljust(_HEAD.size, b"\0"))
     expected = (_MAGIC, _VERSION, len(fields), sum(field.size_bytes for field in fields))
     if (magic, version, count, length) != expected or len(pages) < _HEAD.size + length:
         raise StreamError("the registers of a vCPU do not fit its section", offset=offset, hint="another QEMU?")

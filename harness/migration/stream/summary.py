@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.migration.sealed.records import SealedReader
+from harness.migration.sealed.survey import SealedCounts
 from harness.migration.stream.devices import decode_tail
-from harness.migration.stream.elements import Command, Configuration, Element, Opaque, RamBlockList, Tail
+from harness.migration.stream.elements import (
+    Command,
+    Configuration,
+    Element,
+    Opaque,
+    RamBlockList,
+    Tail,
+    VendorRecords,
+)
 from harness.migration.stream.format import CommandCode
 from harness.migration.stream.ledger import PageLedger
 from harness.migration.stream.parser import StreamParser
@@ -48,6 +58,9 @@ def lines(summary: StreamSummary) -> list[str]:
         text.append(f"capabilities  {', '.join(summary.capabilities)}")
     text += [f"command       {command}" for command in summary.commands]
     text += _ram_lines(summary)
+    if summary.sealed_records:
+        counts = ", ".join(f"{name} {count}" for name, count in summary.sealed_records)
+        text.append(f"protected     {counts}; blocks count plain records only")
     text += _device_lines(summary)
     text += [f"warning       {warning}" for warning in summary.warnings]
     text.append(_verdict_line(summary))
@@ -103,7 +116,8 @@ class _Survey:
 
     def __init__(self) -> None:
         self.damage: StreamError | None = None
-        self._parser = StreamParser()
+        self._parser = StreamParser(ram_readers=(SealedReader(),))
+        self._sealed = SealedCounts()
         self._ledger = PageLedger()
         self._size_bytes = 0
         self._configuration = Configuration(machine="")
@@ -129,6 +143,7 @@ class _Survey:
             blocks=self._ledger.accounts(),
             passes=len(self._ledger.records_per_pass),
             records_per_pass=tuple(self._ledger.records_per_pass),
+            sealed_records=self._sealed.counts(),
             commands=tuple(self._commands),
             devices=tuple(
                 SectionSummary(
@@ -155,6 +170,8 @@ class _Survey:
         match element:
             case Configuration():
                 self._configuration = element
+            case VendorRecords():
+                self._sealed.add(element)
             case Command():
                 self._commands.append(_command(element))
             case RamBlockList() if any(block.gpa is not None for block in element.blocks):

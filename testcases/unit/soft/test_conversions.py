@@ -137,6 +137,7 @@ def test_b3_the_list_outlives_a_reset() -> None:
     vm.protection.reset()
     found = vm.protection.snapshot()
     assert found.entries == ((10, 14),)
+    assert found.initial.shared == PageSet.of((10, 14))
     assert found.conversions == ()
 
 

@@ -288,6 +288,16 @@ def test_content_from_before_a_conversion_never_goes_out_in_clear() -> None:
     assert (end(source, destination), differing(source, destination)) == (0, [])
 
 
+def test_shared_pages_may_go_before_the_session_begins() -> None:
+    here, there = hosts()
+    source, destination = filled(here), expect(there)
+    read_before = source.protection.contents_of(SHARED)
+    source.memory.fill(int(SHARED[0]), 7)
+    carry_contents(source, destination, SHARED, read_before)
+    begin(source, destination, there)
+    assert source.protection.unsure_pages().tolist() == [int(SHARED[0])]
+
+
 def test_a_page_that_is_sent_again_is_sure_again() -> None:
     here, there = hosts()
     source, destination = filled(here), expect(there)
@@ -321,6 +331,22 @@ def test_a_conversion_amid_which_the_guest_stops() -> None:
     carry(source, destination, [20, 125, 126])
     assert end(source, destination) == 0
     assert destination.memory.page(125)[:128] == source.memory.page(125)[:128]
+
+
+def test_a_page_that_is_converted_and_not_written_goes_once_more() -> None:
+    """QEMU does not see it as dirty, but it went as what it is not any more."""
+    here, there = hosts()
+    source, destination = filled(here), expect(there)
+    begin(source, destination, there)
+    carry(source, destination, range(TOTAL_PAGES))
+    assert len(source.protection.unsure_pages()) == 0
+    source.convert(102, 2, private=True)
+    source.convert(125, 2, private=False)
+    assert source.protection.unsure_pages().tolist() == [102, 103, 125, 126]
+    carry(source, destination, [20])
+    assert end(source, destination) == 0
+    assert destination.protection.received_map()[0] == destination.protection.snapshot().page_map
+    assert differing(source, destination) == [125, 126], "which nobody wrote since"
 
 
 def test_a_conversion_is_over_when_the_guest_says_so() -> None:
@@ -433,6 +459,7 @@ def test_b30_a_length_query_that_failed() -> None:
     with pytest.raises(QemuAbortError):
         source.protection.send_start(there.certificates())
     assert source.protection.may_run
+    assert "send-start" not in names(source), "asking for a length is no command that counts"
 
 
 def test_b31_nosend_means_nothing() -> None:

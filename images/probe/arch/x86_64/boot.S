@@ -66,6 +66,7 @@ boot64:
 	mov %eax, %ss
 	lea stacks + 8192(%rip), %rsp
 	mov %ebx, %edi
+	mov %ebp, %esi
 	xor %ebp, %ebp
 	call x86_boot
 	hlt
@@ -115,9 +116,9 @@ boot_gdt:
 	.quad 0
 	.quad 0x00cf9b000000ffff        /* 0x20 32-bit code */
 	.globl boot_gdtr
-boot_gdtr:
+boot_gdtr:                              /* eight bytes of base: lgdt takes that many in 64-bit mode (kexec.S) */
 	.word 39
-	.long boot_gdt
+	.quad boot_gdt
 
 	.bss
 	.align 4096

@@ -2,6 +2,7 @@
 #define MSR_EFER 0xc0000080
 #define EFER_LME 0x100
 #define CR0_PG 0x80000000
+#define KEXEC_MAGIC 0x4345584b  /* machine.c */
 
 	.text
 	.code64
@@ -35,5 +36,6 @@ kexec32:
 	mov $data_end, %ecx
 	sub %edi, %ecx
 	rep movsb
+	mov $KEXEC_MAGIC, %ebp
 	jmp pvh_entry
 	.section .note.GNU-stack, "", @progbits

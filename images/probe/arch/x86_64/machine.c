@@ -3,6 +3,7 @@
 #include "confidential.h"
 
 #define START_INFO_MAGIC 0x336ec578u
+#define KEXEC_MAGIC 0x4345584bu         /* what kexec.S leaves in ebp */
 #define MMCONFIG 0xb0000000ull
 enum { E820_RAM = 1, SLEEP_ENABLE = 0x2000 };
 
@@ -26,9 +27,12 @@ static void *start_info;
 extern char data_start[], data_end[], pristine_data[];
 void kexec_jump(void *boot_info);
 
-_Noreturn void x86_boot(void *boot_info);
-_Noreturn void x86_boot(void *boot_info)
+_Noreturn void x86_boot(void *boot_info, uint32_t from);
+_Noreturn void x86_boot(void *boot_info, uint32_t from)
 {
+	/* A reset amid a kexec is a reset. */
+	if (from != KEXEC_MAGIC)
+		boot_page.is_kexec = 0;
 	memcpy(pristine_data, data_start, (size_t)(data_end - data_start));
 	traps_init();
 	traps_load(0);

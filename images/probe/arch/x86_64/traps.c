@@ -59,7 +59,9 @@ static volatile bool stopping;
 void arch_halt_others(void)
 {
 	stopping = true;
-	lapic_send(0, IPI_ALL_OTHERS | IPI_NMI);
+	/* A processor that nobody has started yet would take the NMI in the firmware's vectors, and run on from there. */
+	if (cpu_count > 1)
+		lapic_send(0, IPI_ALL_OTHERS | IPI_NMI);
 }
 
 static void fault(const struct frame *frame)
