@@ -86,6 +86,14 @@ def test_a_crash_is_told_with_its_exception_class(play: Player) -> None:
     assert "the guest crashed: vector 0, error 0x2000000, rip 0x402" in result.reason
 
 
+def test_the_dirty_pages_that_7_2_loses_under_tcg_are_missed_here_too(play: Player, usual_arm_qemu: Path) -> None:
+    """See testcases/memory/test_lost_dirty_pages.py."""
+    settings = {"trim_kib": 0, "pages_per_flush": 0, "memory_mib": 64}
+    result = play("memory/precopy", arch="aarch64", qemu=usual_arm_qemu, **settings)
+    assert result.verdict is Verdict.FAIL, result.reason
+    assert {finding.check for finding in result.findings} & {"memory/host", "memory/guest"}
+
+
 @pytest.mark.parametrize("is_forward", [True, False], ids=["7.2-to-10.0", "10.0-to-7.2"])
 def test_no_model_of_processor_moves_between_7_2_and_10_0(play: Player, usual_arm_qemu: Path, is_forward: bool) -> None:
     """A known defect of QEMU: the machine type is the same, and yet the vCPUs' lists of registers are not."""
