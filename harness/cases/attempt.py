@@ -39,7 +39,7 @@ async def cancelled_attempt(
         else:
             moved = await cancel(guest.vm, uri, plan, at, deadline=stage.deadline)
         if crossing:
-            await give_up(stage, crossing, sealed, moved)
+            await give_up(stage, guest, crossing, sealed, moved)
     found = stage.notebook.judge("migration/cancel", check_cancelled(moved.end.source, phase=at))
     if stage.strikes(HostFault.STOP_SOURCE):
         await guest.vm.qmp.execute("stop", deadline=stage.deadline)

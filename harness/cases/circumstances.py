@@ -28,7 +28,7 @@ class Circumstance(StrEnum):
     RESET = "reset"
     KEXEC = "kexec"
     OFFLINE = "offline"
-    """Every vCPU but the first goes offline and comes back."""
+    """The last vCPU goes offline, is moved, and comes back."""
     LARGE = "large-conversion"
     """One conversion of more than 64 MiB, which a host may answer with RETRY."""
     CANCEL = "cancel"
@@ -80,8 +80,9 @@ def _needs(*circumstances: Circumstance, settings: Mapping[str, Any] | None = No
 NEEDS: Mapping[SoftFault, Needs] = MappingProxyType(
     {
         SoftFault.ASSERT_WITHOUT_FEATURE: _needs(offers_migration=False),
+        SoftFault.SEC_GHCB_UNREPORTED: _needs(Circumstance.FIRMWARE, heeds_blocker=False),
         SoftFault.KEXEC_KEEPS_RANGES: _needs(Circumstance.KEXEC),
-        SoftFault.RETRY_IGNORED: _needs(Circumstance.LARGE, answers_retry=True),
+        SoftFault.RETRY_IGNORED: _needs(Circumstance.LARGE, answers_retry=True, window_mib=32),
         SoftFault.REUSES_UNCONVERTED: _needs(refuses_conversion=3),
         SoftFault.LIST_KEPT_OVER_RESET: _needs(Circumstance.RESET),
         SoftFault.READY_KEPT: _needs(Circumstance.RESET),

@@ -17,6 +17,7 @@ from harness.cases.judge_protection import (
     judge_arrival,
     judge_conversions,
     judge_crossing,
+    judge_wire,
     settle,
 )
 from harness.cases.load import stop_work
@@ -89,14 +90,16 @@ async def move(
         )
         notebook.has_moved = True
         if crossing and not moved.completed:
-            await give_up(stage, crossing, wire.sealed, moved)
+            await give_up(stage, guest, crossing, wire.sealed, moved)
+        if crossing and wire.sealed and moved.completed:
+            judge_wire(stage, guest, crossing, wire.sealed)
         await _note_move(stage, wire, moved, source, destination, number)
         at_stop = beats_of(guest, source)
         _judge_load(stage, settings, moved, written=at_stop.pages_written - before.pages_written)
         if crossing and wire.sealed:
             judge_conversions(stage, crossing, wire.sealed, settings.protection)
             await asyncio.to_thread(settle, crossing)
-            judge_crossing(stage, guest, crossing, wire.sealed)
+            judge_crossing(stage, guest, crossing)
         await judge_state(stage, guest, destination, wire, number=number, is_last=is_last)
     guest.probe.attach(*destination.channel)
     arrived = replace(guest, vm=destination)

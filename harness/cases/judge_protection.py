@@ -32,7 +32,7 @@ from harness.guest.cvm_page import read_cvm_page
 from harness.migration.driver import Moved
 from harness.model.address_map import AddressMap
 from harness.model.cvm_guest import CvmGuest
-from harness.model.errors import BlockedError
+from harness.model.errors import BlockedError, LostError
 from harness.model.live_page_map import replay
 from harness.model.map_strip import map_strip
 from harness.model.memory import PAGE_SHIFT, GpaRange
@@ -88,30 +88,33 @@ def begin_crossing(stage: Stage, guest: Guest, destination: Vm, *, title: str) -
     )
 
 
-async def give_up(stage: Stage, crossing: Crossing, wire: SealedWire | None, moved: Moved) -> None:
+async def give_up(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire | None, moved: Moved) -> None:
     """The attempt came to nothing: SEND_CANCEL, and a word on who refused what.
 
-    Raises BlockedError when the guest's policy is the reason.
+    Raises BlockedError when the guest's policy is the reason, LostError where QEMU of the series would have aborted.
     """
     if wire:
         await wire.source.relay.aclose()
+        wire.check_ours()
+        if wire.source.sealer.abort:
+            await guest.vm.kill()
+            raise LostError(f"src: QEMU of the series aborts: {wire.source.sealer.abort}", hint="class B30")
     crossing.source.protection.send_cancel()
-    is_cancelled = moved.end.source.status == "cancelled"
-    judge_given_up(stage, crossing, wire, AttemptEnd.CANCELLED if is_cancelled else AttemptEnd.FAILED)
-
-
-def judge_given_up(stage: Stage, crossing: Crossing, wire: SealedWire | None, end: AttemptEnd) -> None:
-    """Judge an attempt that was cancelled or failed, once its session has been ended."""
+    end = AttemptEnd.CANCELLED if moved.end.source.status == "cancelled" else AttemptEnd.FAILED
     notebook, evidence = stage.notebook, _session(crossing, end)
     found = notebook.judge(session.CHECK, session.check_session(evidence))
     notebook.judge(session_packets.CHECK, session_packets.check_packets(evidence, crossing.source.addresses))
-    if wire:
-        notebook.judge(wire_records.CHECK, wire_records.check_flags(wire.destination.records()))
-        _judge_struck(stage, wire)
     notebook.judge(host_pins.CHECK, host_pins.check_pins(crossing.source.protection.snapshot(), role="source"))
     notebook.sessions.append(sequence_of(evidence, title=f"{crossing.title}, {end}"))
     if end is AttemptEnd.FAILED and (blocked := [item for item in found if item.verdict is Verdict.BLOCKED]):
         raise BlockedError(f"{blocked[0].where}: {blocked[0].detail}", hint=blocked[0].remedy)
+    if wire and wire.destination.records().is_whole:
+        judge_wire(stage, guest, crossing, wire)
+    elif wire:
+        refused = [item.reason for item in wire.refusals() if not item.status]
+        broken_off = wire_records.check_broken_off(wire.destination.records(), refused)
+        notebook.judge(wire_records.CHECK, broken_off)
+        _judge_struck(stage, wire)
 
 
 def settle(crossing: Crossing) -> int:
@@ -120,8 +123,25 @@ def settle(crossing: Crossing) -> int:
     return crossing.destination.protection.receive_finish()
 
 
-def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire) -> None:
-    """Map, wire, packets, vCPU state and pins, while both sides stand still."""
+def judge_wire(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire) -> None:
+    """What went from host to host, before anybody asks whether it could be loaded."""
+    wire.check_ours()
+    notebook, addresses = stage.notebook, crossing.source.addresses
+    attempt, records = _session(crossing, AttemptEnd.COMPLETED), wire.destination.records()
+    sealed = session.succeeded(attempt.source, "send-update-data")
+    notebook.judge(wire_records.CHECK, wire_records.check_records(records, sealed_pages=sealed))
+    final = crossing.source.protection.snapshot().page_map
+    in_flight = in_flight_pages(cvm_page_of(guest, guest.vm), addresses)
+    coverage = wire_records.check_coverage(records, final, addresses, in_flight=in_flight)
+    notebook.judge(wire_records.CHECK, coverage)
+    notebook.judge(wire_secrecy.CHECK, wire_secrecy.check_secrecy(records))
+    notebook.judge(session_packets.CHECK, session_packets.check_packets(attempt, addresses))
+    notebook.judge(PRECONDITION, check_both_kinds(records))
+    _judge_struck(stage, wire)
+
+
+def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing) -> None:
+    """Map, vCPU state and pins, while both sides stand still."""
     notebook = stage.notebook
     sent, held = crossing.source.protection.snapshot(), crossing.destination.protection.snapshot()
     addresses, said = crossing.source.addresses, cvm_page_of(guest, guest.vm)
@@ -130,23 +150,16 @@ def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedW
     notebook.judge(LIST, [*check_shared_list(sent.entries), *check_shared_list(held.entries)])
     notebook.judge(HYPERCALLS, check_hypercalls(sent.conversions))
     notebook.map_strips.append(map_strip(evidence, title=crossing.title))
-    records = wire.destination.records()
-    sealed = session.succeeded(sent.commands[crossing.commands_before :], "send-update-data")
-    notebook.judge(wire_records.CHECK, wire_records.check_records(records, sealed_pages=sealed))
-    notebook.judge(wire_records.CHECK, wire_records.check_coverage(records, sent.page_map, addresses))
-    notebook.judge(wire_secrecy.CHECK, wire_secrecy.check_secrecy(records))
-    attempt = _session(crossing, AttemptEnd.COMPLETED)
-    notebook.judge(session_packets.CHECK, session_packets.check_packets(attempt, addresses))
     notebook.judge(host_pins.CHECK, host_pins.check_pins(sent, role="source"))
     notebook.judge(host_pins.CHECK, host_pins.check_pins(held, role="destination"))
-    notebook.judge(PRECONDITION, check_both_kinds(records))
-    _judge_struck(stage, wire)
     if len(addresses.windows) > 1:
         notebook.judge(PRECONDITION, check_around_hole(sent.page_map, addresses))
     if stage.shield and stage.shield.flavour.is_es:
         notebook.judge(vcpu_protection.VMSA, vcpu_protection.check_vmsa(sent.vcpus, held.vcpus))
         notebook.judge(vcpu_protection.AUX, vcpu_protection.check_aux(sent.vcpus, held.vcpus))
         notebook.judge(vcpu_protection.GHCB, vcpu_protection.check_ghcb(sent.vcpus, held.vcpus))
+        ghcbs = vcpu_protection.check_ghcb_is_shared(sent.vcpus, sent.page_map, addresses)
+        notebook.judge(vcpu_protection.GHCB, ghcbs)
 
 
 def judge_conversions(stage: Stage, crossing: Crossing, wire: SealedWire, settings: ProtectionSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from harness.cases.attempt import cancelled_attempt
@@ -9,15 +10,16 @@ from harness.cases.circumstances import Circumstance, ProtectedCaseSettings
 from harness.cases.hop import move, start_destination
 from harness.cases.judge_protection import cvm_page_of, maps_after
 from harness.cases.load import fill_and_load, stop_work, verify
-from harness.cases.protection_settings import ConversionShape
+from harness.cases.protection_settings import ConversionShape, ProtectionSettings
 from harness.cases.shield import Shield
 from harness.cases.stage import Guest, Stage, read_clock
 from harness.checks import guest_protection
 from harness.checks.handshake import CHECK as HANDSHAKE
 from harness.checks.handshake import check_boot
 from harness.checks.page_map import RESET, check_after_reset
-from harness.model.cvm_guest import Phase, Shapes
-from harness.model.guest import HaltMode
+from harness.model.cvm_guest import ConversionStatus, Phase, Shapes
+from harness.model.errors import PreconditionError
+from harness.model.guest import HaltMode, Workload
 from harness.model.memory import PAGE_SHIFT
 from harness.model.page_map import PageMap
 from harness.model.protection import GuestBoot
@@ -28,6 +30,8 @@ _SHAPES = {
     ConversionShape.ODD: Shapes.ODD,
 }
 _STALE_PAGES = 16
+_POLL_S = 0.002
+_READS = 8
 _LARGE_BYTES = 65 << 20
 """Just more than a host converts at once that answers RETRY."""
 
@@ -38,30 +42,44 @@ async def protected_move(stage: Stage, settings: ProtectedCaseSettings) -> Guest
     guest, destination = await stage.boot_pair(start_destination(stage, settings, 0))
     number = 0
     if settings.holds_firmware:
-        guest = await move(stage, guest, settings, number=0, destination=destination, is_last=False)
+        idle = settings.model_copy(update={"workload": Workload.IDLE, "passes": 1, "protection": _still(settings)})
+        guest = await move(stage, guest, idle, number=0, destination=destination, is_last=False)
         guest = await enter_kernel(stage, guest)
         number, destination = 1, await start_destination(stage, settings, 1)
     judge_boot(stage, guest)
     fresh = shield.of(guest.vm).protection.snapshot().page_map
+    guest = await _on_the_way(stage, guest, settings, fresh)
+    last = number + settings.hops
+    for hop in range(number, last):
+        if hop > number:
+            destination = await start_destination(stage, settings, hop)
+        guest = await move(stage, guest, settings, number=hop, destination=destination, is_last=hop == last - 1)
+    if settings.has(Circumstance.OFFLINE):
+        await bring_online(stage, guest)
+    await last_words(stage, guest)
+    return guest
+
+
+async def _on_the_way(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fresh: PageMap) -> Guest:
+    """Load the guest, and let happen what is to happen before it moves for good. *fresh* is the map of its boot."""
     await load_and_convert(stage, guest, settings)
     if settings.has(Circumstance.RESET):
         guest = await reset(stage, guest, settings, fresh)
     if settings.has(Circumstance.KEXEC):
         guest = await kexec(stage, guest, settings, fresh)
     if settings.has(Circumstance.OFFLINE):
-        await offline_and_back(stage, guest)
+        await take_offline(stage, guest)
     if settings.has(Circumstance.LARGE):
         await convert_much(stage, guest)
     if settings.has(Circumstance.CANCEL):
         for attempt, at in enumerate(settings.cancel_at):
             guest = await cancelled_attempt(stage, guest, settings, at, number=attempt)
-    last = number + settings.hops
-    for hop in range(number, last):
-        if hop > number:
-            destination = await start_destination(stage, settings, hop)
-        guest = await move(stage, guest, settings, number=hop, destination=destination, is_last=hop == last - 1)
-    await last_words(stage, guest)
     return guest
+
+
+def _still(settings: ProtectedCaseSettings) -> ProtectionSettings:
+    """Firmware converts nothing of its own accord."""
+    return settings.protection.model_copy(update={"conversions_per_tick": 0})
 
 
 def shield_of(stage: Stage) -> Shield:
@@ -104,9 +122,20 @@ async def enter_kernel(stage: Stage, guest: Guest) -> Guest:
     return await _looked_at(stage, guest)
 
 
+async def _converted(stage: Stage, guest: Guest, at_least: int = 8) -> None:
+    """Wait until the guest has shared some memory, else nothing of it could outlive its kernel."""
+    if not shield_of(stage).settings.conversions_per_tick:
+        return
+    while cvm_page_of(guest, guest.vm).counters.to_shared < at_least:
+        if stage.deadline.has_passed or not guest.vm.is_alive:
+            raise PreconditionError("the guest converted nothing", hint="see its console")
+        await asyncio.sleep(_POLL_S)
+
+
 async def reset(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fresh: PageMap) -> Guest:
     """Reboot, compare the map with a fresh boot's, and load again."""
     stage.step("reset")
+    await _converted(stage, guest)
     await stop_work(stage, guest)
     protection = shield_of(stage).of(guest.vm).protection
     before = protection.snapshot().page_map
@@ -125,6 +154,7 @@ async def reset(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fre
 async def kexec(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fresh: PageMap) -> Guest:
     """Start a new kernel without a reset, compare the map with a fresh boot's, and load again."""
     stage.step("kexec")
+    await _converted(stage, guest)
     await stop_work(stage, guest)
     before = shield_of(stage).of(guest.vm).protection.snapshot().page_map
     await guest.vm.guarded(
@@ -144,12 +174,24 @@ async def _compared_with_fresh(
     return guest
 
 
-async def offline_and_back(stage: Stage, guest: Guest) -> None:
-    """Every vCPU but the first leaves the kernel and comes back; READY has to be said again."""
-    stage.step("vCPUs offline and back")
-    others = (1 << guest.description.vcpus) - 2
-    await guest.confidential.offline(others, deadline=stage.deadline)
-    await guest.confidential.online(others, deadline=stage.deadline)
+async def take_offline(stage: Stage, guest: Guest) -> None:
+    """The last vCPU leaves the kernel: it is moved while it waits."""
+    stage.step("a vCPU goes offline")
+    await guest.confidential.offline(_last_vcpu(guest), deadline=stage.deadline)
+
+
+async def bring_online(stage: Stage, guest: Guest) -> None:
+    """It comes back where the guest runs now, and every vCPU does its errands once more."""
+    stage.step("the vCPU comes back")
+    await guest.confidential.online(_last_vcpu(guest), deadline=stage.deadline)
+    errands = await guest.confidential.errands(deadline=stage.deadline)
+    found = guest_protection.check_errands(errands, vcpus=guest.description.vcpus, reads=_READS)
+    if shield_of(stage).flavour.is_es:
+        stage.notebook.judge(guest_protection.ERRANDS, found)
+
+
+def _last_vcpu(guest: Guest) -> int:
+    return 1 << (guest.description.vcpus - 1)
 
 
 async def convert_much(stage: Stage, guest: Guest) -> None:
@@ -157,7 +199,9 @@ async def convert_much(stage: Stage, guest: Guest) -> None:
     stage.step("convert 65 MiB")
     span = max(guest.description.managed, key=lambda item: item.size_bytes)
     size_bytes = min(_LARGE_BYTES, span.size_bytes)
-    await guest.confidential.convert(span.start, size_bytes, private=False, deadline=stage.deadline)
+    reply = await guest.confidential.convert(span.start, size_bytes, private=False, deadline=stage.deadline)
+    if reply.status is not ConversionStatus.DONE:
+        raise PreconditionError(f"a conversion of {size_bytes} bytes ended {reply.status.name}")
 
 
 async def last_words(stage: Stage, guest: Guest) -> None:

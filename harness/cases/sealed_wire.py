@@ -11,6 +11,7 @@ from harness.cases.settings import MigrationCaseSettings
 from harness.cases.shield import Shield
 from harness.cases.stage import Stage
 from harness.migration.relay import Endpoint
+from harness.migration.sealed.guest import Refusal
 from harness.migration.sealed.sides import (
     DestinationSide,
     PacketFaults,
@@ -20,6 +21,7 @@ from harness.migration.sealed.sides import (
     open_source_side,
 )
 from harness.migration.settings import Transport
+from harness.model.errors import HarnessError
 from harness.model.soft_fault import SOFT_FAULTS, Owner
 from harness.model.wire import WireFault
 from harness.vm.vm import Vm
@@ -33,6 +35,17 @@ class SealedWire:
     destination: DestinationSide
     between: PacketFaults | None = None
     """What errs between the hosts."""
+
+    def check_ours(self) -> None:
+        """Raise HarnessError when an end broke by a mistake of ours: that says nothing about the product."""
+        relays = (self.source.relay, self.source.sealing, self.destination.relay)
+        for relay in (*relays, *((self.between.relay,) if self.between else ())):
+            if relay.bug:
+                raise HarnessError(f"bug in the harness: the relay broke: {relay.bug!r}") from relay.bug
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Why an end closed the connection."""
+        return (*self.source.sealer.refusals, *self.destination.refusals())
 
 
 @asynccontextmanager

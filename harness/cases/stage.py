@@ -18,14 +18,17 @@ from harness.cases.notebook import Notebook
 from harness.cases.request import Request
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.shield import Shield, dressed, layout_of
+from harness.checks.handshake import CHECK as HANDSHAKE
+from harness.checks.handshake import check_boot
 from harness.confidential.backend import find_backend
 from harness.guest.confidential import ConfidentialProbe
 from harness.guest.image import probe_image
 from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
-from harness.model.errors import LostError
+from harness.model.errors import GuestError, LostError
 from harness.model.guest import GuestDescription, RamLayout
 from harness.model.machine import Accel, MachineSpec
+from harness.model.protection import GuestBoot
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
 from harness.report.losses import Losses
@@ -36,6 +39,9 @@ from harness.vm.vm import Vm, start_vm
 
 _CAUSE_S = 1.0
 """How long a process may take to be gone after a connection to it broke."""
+
+_LAST_LINES = 2
+"""Of the console, told of a guest that does not boot."""
 
 T = TypeVar("T")
 
@@ -236,7 +242,11 @@ class Stage:
             self.shield.of(vm).protection.run()
         await vm.qmp.execute("cont", deadline=self.deadline)
         probe = Probe(*vm.channel)
-        ready = await vm.guarded(probe.ready(deadline=self.deadline), self.deadline, what="the probe to boot")
+        try:
+            ready = await vm.guarded(probe.ready(deadline=self.deadline), self.deadline, what="the probe to boot")
+        except GuestError:
+            self._judge_boot(vm)
+            raise
         self.notebook.timings["probe_ready_s"] = time.monotonic() - started_s
         self.notebook.versions["probe"] = str(ready.probe_version)
         description = await probe.describe(deadline=self.deadline)
@@ -246,6 +256,16 @@ class Stage:
         if not self.shield:
             return guest
         return replace(guest, cvm_gpa=(await guest.confidential.describe(deadline=self.deadline)).gpa)
+
+    def _judge_boot(self, vm: Vm) -> None:
+        """A protected guest that crashed before it was ready may have stumbled over what its host does not offer."""
+        if not self.shield:
+            return
+        offers = self.shield.settings.offers_migration
+        words = "; ".join(list(vm.console.lines)[-_LAST_LINES:])
+        boot = GuestBoot(offers_migration=offers, entered_kernel=False, last_words=words)
+        if self.notebook.judge(HANDSHAKE, check_boot(boot)):
+            raise CaseOverError
 
 
 def machine_of(request: Request, accel: Accel) -> MachineSpec:

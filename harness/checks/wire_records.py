@@ -40,9 +40,10 @@ def check_records(records: SealedRecords, *, sealed_pages: int) -> tuple[Finding
     )
 
 
-def check_flags(records: SealedRecords) -> tuple[Finding, ...]:
-    """All that can be said of the records of an attempt that broke off: whether they were of this series at all."""
-    return tuple(_unknown_flags(records.unknown_flags))
+def check_broken_off(records: SealedRecords, refused: Sequence[str] = ()) -> tuple[Finding, ...]:
+    """The records of an attempt that broke off; *refused* is why an end closed, where no processor was asked."""
+    told = [_finding("refused", "records", reason, "the end that reads them says why") for reason in refused]
+    return (*_unknown_flags(records.unknown_flags), *_windows(records), *told)
 
 
 def check_coverage(

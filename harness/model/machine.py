@@ -118,6 +118,10 @@ class MachineSpec:
             raise UsageError(f"gic_version is {self.gic_version}", hint="it is 3, or 4 with has_el2")
         if self.below_4g_mib < 0:
             raise UsageError(f"below_4g_mib is {self.below_4g_mib}", hint="0 leaves it to the machine type")
+        if self.arch is Arch.AARCH64 and (self.below_4g_mib or self.hypercall_port):
+            raise UsageError(
+                "virt has neither a hole below 4 GiB nor a port for hypercalls", hint="use x86_64 for these"
+            )
         if self.memory_mib < 1 or self.memory_bytes <= 0:
             raise UsageError(f"{self.memory_mib} MiB of memory: at least 1 is needed")
 

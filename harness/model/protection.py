@@ -163,6 +163,11 @@ class SealedRecords:
     packet_pages: PageSet = field(default_factory=PageSet.empty)
     """RAM pages that came as a packet at least once."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the end was seen: what is missing then was never sent."""
+        return self.order[-1:] == ("end",)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VcpuErrands:

@@ -117,9 +117,9 @@ class Lab:
 
     @asynccontextmanager
     async def guest(
-        self, *options: str, vcpus: int = 1, memory_mib: int = 128
+        self, *options: str, vcpus: int = 1, memory_mib: int = 128, below_4g_mib: int = 0
     ) -> AsyncIterator[tuple[Vm, Probe, GuestDescription]]:
-        async with self.vm(*options, vcpus=vcpus, memory_mib=memory_mib) as vm:
+        async with self.vm(*options, vcpus=vcpus, memory_mib=memory_mib, below_4g_mib=below_4g_mib) as vm:
             probe = Probe(*vm.channel)
             try:
                 # Asked while it boots, it would get the question twice: READY makes the channel repeat what is open.

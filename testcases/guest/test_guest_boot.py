@@ -35,17 +35,24 @@ def test_all_vcpus_start_and_beat(lab: Any, vcpus: int) -> None:
     lab.play(story())
 
 
-@pytest.mark.parametrize("memory_mib", [64, 128, 3072, 5120])
-def test_ram_is_found_on_both_sides_of_the_hole(lab: Any, memory_mib: int) -> None:
+@pytest.mark.parametrize(
+    ("memory_mib", "below_4g_mib"),
+    [(64, 0), (128, 0), (3072, 0), (5120, 0), (128, 32), (128, 100), (64, 64), (3072, 1024)],
+)
+def test_ram_is_found_on_both_sides_of_the_hole(lab: Any, memory_mib: int, below_4g_mib: int) -> None:
+    if below_4g_mib and lab.arch is not Arch.X86_64:
+        pytest.skip("only a PC has a hole")
+
     async def story() -> None:
-        async with lab.guest(memory_mib=memory_mib) as (vm, _, guest):
+        async with lab.guest(memory_mib=memory_mib, below_4g_mib=below_4g_mib) as (vm, _, guest):
             layout = vm.layout
             found = sum(span.size_bytes for span in guest.ram)
             # A PC's firmware keeps the legacy hole below 1 MiB and its tables at the end of low memory.
             assert memory_mib * MIB - found < 2 * MIB
             assert 0 < found - guest.managed_pages * 4096 < 4 * MIB + memory_mib * MIB // 512
-            has_hole = lab.arch is Arch.X86_64 and memory_mib >= 2816
-            assert any(span.start == FOUR_GIB for span in guest.managed) == has_hole
+            has_more = lab.arch is Arch.X86_64 and (memory_mib >= 2816 or 0 < below_4g_mib < memory_mib)
+            assert any(span.start == FOUR_GIB for span in guest.managed) == has_more
+            assert has_more == (layout.below_4g_bytes < layout.total_bytes)
             for span in guest.managed:
                 assert layout.gpa_to_ram(span.end - 4096) - layout.gpa_to_ram(span.start) == span.size_bytes - 4096
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from harness.guest.confidential import ConfidentialProbe
 from harness.guest.cvm_page import read_cvm_page
 from harness.model.cvm_guest import ConversionStatus, MigrationVariable, Phase
+from harness.model.errors import ProtocolError
 from harness.model.memory import PAGE_SIZE, GpaRange
 from testcases.guest.protected import protected
 
@@ -45,10 +47,10 @@ def conversions(managed: tuple[GpaRange, ...], count: int) -> list[tuple[int, in
     return drawn
 
 
-@pytest.mark.parametrize("below_4g_mib", [0, 32])
-def test_host_and_guest_agree_after_any_conversions(lab: Any, below_4g_mib: int) -> None:
+@pytest.mark.parametrize(("below_4g_mib", "cpu"), [(0, "max"), (32, "max"), (32, "max,-pdpe1gb")])
+def test_host_and_guest_agree_after_any_conversions(lab: Any, below_4g_mib: int, cpu: str) -> None:
     async def story() -> None:
-        async with protected(lab, vcpus=2, below_4g_mib=below_4g_mib) as guest:
+        async with protected(lab, "cvm=sev cbit=58", "-cpu", cpu, vcpus=2, below_4g_mib=below_4g_mib) as guest:
             described = await guest.description(lab)
             await guest.probe.fill(SEED, deadline=lab.deadline)
             for gpa, size, private, first in conversions(described.managed, 120):
@@ -57,7 +59,7 @@ def test_host_and_guest_agree_after_any_conversions(lab: Any, below_4g_mib: int)
                 )
                 assert (reply.status, reply.result) == (ConversionStatus.DONE, 0)
             shared = await guest.cvm.shared_ranges(deadline=lab.deadline)
-            assert shared == guest.host.shared()
+            assert shared == guest.host.shared() == guest.host.walk()
             assert len(shared) > 10
             assert any(span.start >= 1 << 32 for span in shared) == bool(below_4g_mib)
             assert (await guest.probe.verify(deadline=lab.deadline)).is_clean
@@ -66,3 +68,42 @@ def test_host_and_guest_agree_after_any_conversions(lab: Any, below_4g_mib: int)
             assert (own.counters.failed, own.counters.stale_backing, own.in_flight) == (0, 0, ())
 
     lab.play(story())
+
+
+def test_a_map_of_more_ranges_than_one_reply_holds(first_lab: Any) -> None:
+    async def story() -> None:
+        async with protected(first_lab) as guest:
+            described = await guest.description(first_lab)
+            gpas = [described.page_gpa(1000 + 2 * number) for number in range(1100)]
+            for gpa in gpas:
+                await guest.cvm.convert(gpa, PAGE_SIZE, private=False, deadline=first_lab.deadline)
+            shared = await guest.cvm.shared_ranges(deadline=first_lab.deadline)
+            assert shared == guest.host.shared()
+            assert len(shared) == 1101
+
+    first_lab.play(story())
+
+
+@pytest.mark.parametrize(("gpa", "size"), [(0, PAGE_SIZE), (2 << 20, PAGE_SIZE), (63 << 20, 4 << 20), (1 << 40, 1)])
+def test_only_managed_memory_can_be_converted(first_lab: Any, gpa: int, size: int) -> None:
+    async def story() -> None:
+        async with protected(first_lab) as guest:
+            await guest.description(first_lab)
+            told = len(guest.host.conversions)
+            with pytest.raises(ProtocolError, match="not RAM"):
+                await guest.cvm.convert(gpa, size, private=False, deadline=first_lab.deadline)
+            assert len(guest.host.conversions) == told
+
+    first_lab.play(story())
+
+
+def test_a_guest_that_is_not_protected_knows_none_of_this(first_lab: Any) -> None:
+    async def story() -> None:
+        async with first_lab.guest(vcpus=2) as (vm, probe, _):
+            with pytest.raises(ProtocolError, match="unknown command"):
+                await ConfidentialProbe(probe).describe(deadline=first_lab.deadline)
+            vm.hypercalls.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                vm.hypercalls.recv(1)
+
+    first_lab.play(story())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,12 @@ def test_a_comma_in_the_name_does_not_become_an_option() -> None:
 def test_an_interrupt_controller_that_virt_has_not_is_refused(gic_version: int, has_el2: bool) -> None:
     with pytest.raises(UsageError, match="gic_version"):
         MachineSpec(machine="virt-7.2", arch=Arch.AARCH64, gic_version=gic_version, has_el2=has_el2)
+
+
+@pytest.mark.parametrize("more", [{"below_4g_mib": 32}, {"hypercall_port": True}])
+def test_what_only_a_pc_has_is_refused_for_arm(more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="virt has neither"):
+        MachineSpec(machine="virt-7.2", arch=Arch.AARCH64, **more)
 
 
 def test_an_arm_guest_gets_the_host_processor_under_kvm() -> None:

@@ -17,7 +17,7 @@ from harness.checks.protection_preconditions import (
     check_session_was_open,
     check_waiting_vcpu,
 )
-from harness.checks.wire_records import WINDOW_PAGES, check_coverage, check_flags, check_records
+from harness.checks.wire_records import WINDOW_PAGES, check_broken_off, check_coverage, check_records
 from harness.checks.wire_secrecy import check_secrecy
 from harness.model.address_map import AddressMap, Window
 from harness.model.memory import GpaRange
@@ -78,8 +78,8 @@ def test_each_deviation_of_the_records_is_named(wrong: SealedRecords, expected: 
 def test_b32_a_flag_of_another_tree_is_told_with_its_name() -> None:
     (found,) = check_records(replace(CLEAN, unknown_flags=(0x800, 0x800)), sealed_pages=130)
     assert found.detail == "2 records with RAM flag 0x800: CGS_EPOCH of the later TDX tree"
-    assert check_flags(SealedRecords(unknown_flags=(0x800, 0x800))) == (found,)
-    assert check_flags(SealedRecords()) == ()
+    assert check_broken_off(SealedRecords(unknown_flags=(0x800, 0x800))) == (found,)
+    assert check_broken_off(SealedRecords()) == ()
 
 
 def test_b33_a_full_window_is_suspected_where_packets_are_lost() -> None:

@@ -28,6 +28,8 @@ CHUNK_BYTES = 4 << 20
 """Counted at once: counting has a price per call, and looks at a few bytes of a page, so no cache need hold it all."""
 EDIT_BYTES = 1 << 20
 """Edited at once: what is looked at several times stays in the cache."""
+GATHER_MS = 1
+"""How long more is waited for before what has come is edited."""
 LEAST_RECEIVE_BYTES = 256 << 10
 PAUSE_MS = 10
 RETURN_CHUNK_BYTES = 1 << 16
@@ -166,7 +168,7 @@ class Pump:
         if self._editor is not None and self._editor.is_holding and not _is_readable(source, timeout_ms=HOLD_MS):
             self._send(self._editor.release())
         filled = count = source.recv_into(buffer)
-        while count and len(buffer) - filled >= LEAST_RECEIVE_BYTES and _is_readable(source, timeout_ms=0):
+        while count and len(buffer) - filled >= LEAST_RECEIVE_BYTES and _is_readable(source, timeout_ms=GATHER_MS):
             count = source.recv_into(buffer[filled:])
             filled += count
         return filled

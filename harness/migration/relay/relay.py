@@ -67,6 +67,8 @@ class Relay:
         self._editor = editor
         self._parser = parser
         self._stop = stop
+        self.bug: Exception | None = None
+        """What its thread stumbled over: trouble of ours, whatever became of the migration."""
         self._books = Books()
         self._pump: Pump | None = None
         self._thread: threading.Thread | None = None
@@ -159,6 +161,8 @@ class Relay:
         loop, ended = self._ended.get_loop(), self._ended
         try:
             self._pump.run()
+        except Exception as bug:  # noqa: BLE001 - a thread has nobody to tell it to; its owner looks here
+            self.bug = bug
         finally:
             # The loop may be gone when its owner did not leave the context: then nobody waits.
             with contextlib.suppress(RuntimeError):

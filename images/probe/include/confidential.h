@@ -40,6 +40,8 @@ void hypercall(struct cpu *cpu, uint8_t op, const struct registers *registers, s
 void sleepers_add(uint32_t *mask, unsigned cpu);
 void sleepers_remove(uint32_t *mask, unsigned cpu);
 void sleepers_wake(uint32_t *mask, unsigned most);
+void turn_take(struct cpu *cpu);                    /* around a conversion's call, interrupts on */
+void turn_give(void);
 void ledger_wait(void);                             /* somebody has this page for long */
 void ledger_wake(void);
 
@@ -91,7 +93,10 @@ enum { CONVERT_PRIVATE = 1, CONVERT_HYPERCALL_FIRST = 2 };
 enum convert_status { CONVERT_OK, CONVERT_REFUSED, CONVERT_NOT_MANAGED, CONVERT_LEAKED };
 enum convert_status convert(struct cpu *cpu, uint64_t gpa, uint64_t bytes, uint32_t flags, uint64_t *result);
 uint64_t tell_range(struct cpu *cpu, uint64_t start, uint64_t pages, bool private, uint64_t *scramble, uint64_t *done);
-bool is_leaked(uint64_t gpa);
+
+/* leaked.c */
+bool leaked_any(uint64_t start, uint64_t end);
+void leaked_add(uint64_t start, uint64_t end);
 
 /* conversions.c: conversions as a workload. */
 void conversions_start(uint32_t mask, uint64_t seed, uint32_t per_tick, uint32_t shapes, uint64_t window);

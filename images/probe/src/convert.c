@@ -12,30 +12,6 @@ struct job {
 	bool private;
 };
 
-static struct range leaks[1024];
-static unsigned leak_count;
-
-bool is_leaked(uint64_t gpa)
-{
-	for (unsigned i = 0; i < leak_count; i++)
-		if (gpa >= leaks[i].start && gpa < leaks[i].end)
-			return true;
-	return false;
-}
-
-static void leak(uint64_t start, uint64_t end)
-{
-	unsigned at = __atomic_fetch_add(&leak_count, 1, __ATOMIC_ACQ_REL);
-
-	if (at < sizeof leaks / sizeof leaks[0])
-		leaks[at] = (struct range){ start, end };
-	else
-		__atomic_store_n(&leak_count, sizeof leaks / sizeof leaks[0], __ATOMIC_RELEASE);
-	if (at < MAX_LEAKED)
-		cvm_page->leaked[at] = (struct range){ start, end };
-	__atomic_fetch_add(&cvm_page->leaks, 1, __ATOMIC_ACQ_REL);
-}
-
 static uint64_t page_size_of(uint64_t start, uint64_t pages)
 {
 	return start % TWO_MIB || pages * PAGE_SIZE % TWO_MIB ? 0 : SIZE_2M;
@@ -106,14 +82,6 @@ static void unlock_pages(const struct job *job, bool rewritten)
 	ledger_wake();
 }
 
-static bool any_leaked(const struct job *job)
-{
-	for (unsigned i = 0; i < leak_count; i++)
-		if (leaks[i].start < job->end && leaks[i].end > job->start)
-			return true;
-	return false;
-}
-
 static void change_tables(const struct job *job)
 {
 	arch_tables_set(job->start, job->end, job->private);
@@ -129,12 +97,11 @@ static void scramble_page(uint64_t gpa, uint64_t key)
 		word[i] ^= mix64(key ^ (gpa + 8 * i));
 }
 
-static void note_stale(const struct job *job, uint64_t gpa, uint32_t generation)
+static void note_stale(uint64_t gpa, uint32_t generation)
 {
 	uint64_t old_seed = view_seed(gpa) ^ SHARED_SEED;
 
-	if (filled && cvm_page->features & FEATURE_MAP_GPA_RANGE && pattern_matches(gpa, generation, old_seed) &&
-	    gpa < job->end)
+	if (filled && cvm_page->features & FEATURE_MAP_GPA_RANGE && pattern_matches(gpa, generation, old_seed))
 		count(COUNT_STALE_BACKING);
 }
 
@@ -149,7 +116,7 @@ static void rewrite(const struct job *job)
 			if (job->scramble)
 				scramble_page(gpa, job->scramble);
 			if (!looked)
-				note_stale(job, gpa, generation);
+				note_stale(gpa, generation);
 			looked = true;
 		}
 		if (filled)
@@ -188,7 +155,7 @@ static void give_up(const struct job *job, bool hypercall_first)
 		arch_tables_undo(job->start, job->end);
 		arch_tables_have_changed();
 	}
-	leak(job->start, job->end);
+	leaked_add(job->start, job->end);
 	unlock_pages(job, false);
 }
 
@@ -243,7 +210,7 @@ enum convert_status convert(struct cpu *cpu, uint64_t gpa, uint64_t bytes, uint3
 	job.record->to_private = job.private;
 	set_step(&job, STEP_BEGUN);
 	lock_pages(&job);
-	if (any_leaked(&job))
+	if (leaked_any(job.start, job.end))
 		unlock_pages(&job, false);
 	else
 		status = run(&job, gpa, flags & CONVERT_HYPERCALL_FIRST, result);

@@ -20,7 +20,7 @@ static void write_page(struct cpu *cpu, uint64_t page)
 	uint64_t gpa = memory_page_gpa(page);
 	uint32_t generation;
 
-	if (is_leaked(gpa))
+	if (leaked_any(gpa, gpa + PAGE_SIZE))
 		return;
 	generation = ledger_lock(page) + 1;
 	beat->writing_gpa = gpa;
@@ -38,7 +38,7 @@ static void verify_page(struct cpu *cpu, uint64_t page)
 	uint64_t seed;
 	struct damage damage;
 
-	if (is_leaked(gpa))
+	if (leaked_any(gpa, gpa + PAGE_SIZE))
 		return;
 	generation = ledger_lock(page);
 	seed = view_seed(gpa);

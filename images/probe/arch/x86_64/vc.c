@@ -1,18 +1,14 @@
 /* The #VC path of a guest with encrypted vCPU state: an exit is an exception (vector 29), and its handler passes on what
- * the host may see in the GHCB. In the software platform an instruction that would raise #VC is written as "int $29",
- * with the exit code in r11. Layout: struct ghcb of linux arch/x86/include/asm/svm.h, protocol: AMD 56421. */
+ * the host may see in the GHCB. Layout: struct ghcb of linux arch/x86/include/asm/svm.h, protocol: AMD 56421. */
 #include "x86.h"
 #include "confidential.h"
+#include "exits.h"
 
 enum {
 	GHCB_RAX = 0x1f8, GHCB_RCX = 0x308, GHCB_RDX = 0x310, GHCB_RBX = 0x318, GHCB_EXIT_CODE = 0x390, GHCB_EXIT_INFO_1 = 0x398,
 	GHCB_EXIT_INFO_2 = 0x3a0, GHCB_SCRATCH = 0x3a8, GHCB_VALID = 0x3f0, GHCB_BUFFER = 0x800, GHCB_VERSION = 0xffa,
 	GHCB_USAGE = 0xffc, PROTOCOL = 2, VALID_BYTES = 16,
 };
-#define EXIT_MSR 0x7cull
-#define EXIT_VMMCALL 0x81ull
-#define EXIT_MMIO_READ 0x80000001ull
-#define EXIT_AP_RESET_HOLD 0x80000004ull
 enum { MSR_GHCB = 0xc0010130, INFO_MASK = 0xfff, SEV_INFO_REQUEST = 0x002, SEV_INFO = 0x001, REGISTER = 0x012, REGISTERED = 0x013 };
 enum { MSR_WRITE = 1, PCD_TICKS_PER_S = 66, RFLAGS_IF = 0x200 };
 #define TIMER_MMIO 0xfed40ff8ull
@@ -155,14 +151,13 @@ void vc_handle(struct cpu *cpu, struct frame *frame)
 
 	__asm__ volatile("pushfq; pop %0" : "=r"(flags));
 	count(COUNT_VC_ENTRIES);
+	if (flags & RFLAGS_IF)
+		count(COUNT_VC_INTERRUPTS_ON);
 	if (vc->depth++)
 		count(COUNT_VC_NESTED);
 	frame->rax = vc->ghcb ? dispatch(cpu, vc, frame) : FAILED;
 	frame->rcx = vc->answer.extra;
 	frame->rdx = vc->answer.flags;
-	/* Whether they were on at any time: a handler that runs with them off finds no beat in the time that it took. */
-	if (flags & RFLAGS_IF)
-		count(COUNT_VC_INTERRUPTS_ON);
 	vc->depth--;
 }
 
@@ -181,57 +176,6 @@ void vc_interrupted(struct cpu *cpu, const struct frame *frame)
 	vc->in_timer = true;
 	arch_vc_read_mmio(cpu, TIMER_MMIO, 4, &value);
 	vc->in_timer = false;
-}
-
-struct vc_registers {
-	uint64_t rax, rbx, rcx, rdx, rdi, rsi;
-};
-
-static void raise(uint64_t code, struct vc_registers *on)
-{
-	register uint64_t r11 __asm__("r11") = code;
-
-	__asm__ volatile("int $29"
-			 : "+a"(on->rax), "+b"(on->rbx), "+c"(on->rcx), "+d"(on->rdx), "+D"(on->rdi), "+S"(on->rsi), "+r"(r11)
-			 :
-			 : "memory", "cc");
-}
-
-uint64_t arch_vc_vmmcall(struct cpu *cpu, const struct registers *registers, struct answer *answer)
-{
-	struct vc_registers on = { .rax = registers->rax, .rbx = registers->rbx, .rcx = registers->rcx, .rdx = registers->rdx };
-
-	(void)cpu;
-	raise(EXIT_VMMCALL, &on);
-	*answer = (struct answer){ .value = on.rax, .extra = on.rcx, .flags = (uint32_t)on.rdx };
-	return on.rax;
-}
-
-void arch_vc_write_msr(struct cpu *cpu, uint32_t msr, uint64_t value)
-{
-	struct vc_registers on = { .rax = (uint32_t)value, .rcx = msr, .rdx = value >> 32 };
-
-	(void)cpu;
-	raise(EXIT_MSR, &on);
-}
-
-bool arch_vc_read_mmio(struct cpu *cpu, uint64_t gpa, uint32_t size, uint64_t *value)
-{
-	struct vc_registers on = { .rdi = gpa, .rsi = size };
-	uint64_t expected = size == 8 ? mix64(gpa) : mix64(gpa) & ((1ull << 8 * size) - 1);
-
-	(void)cpu;
-	raise(EXIT_MMIO_READ, &on);
-	*value = on.rax;
-	return on.rax == expected;
-}
-
-void arch_vc_reset_hold(struct cpu *cpu)
-{
-	struct vc_registers on = { 0 };
-
-	(void)cpu;
-	raise(EXIT_AP_RESET_HOLD, &on);
 }
 
 /* The MSR protocol: GHCB MSR, VMGEXIT, GHCB MSR. Not intercepted, so no #VC. */
