@@ -57,14 +57,27 @@ def test_memory_beyond_4_gib(migrate_case: Migrate, qemu: Path | None) -> None:
     migrate_case("memory/large", arch="aarch64", qemu=qemu)
 
 
-@pytest.mark.parametrize(
-    ("field", "register"), [("env.xregs[[]5[]]", "x5"), ("*zregs[[]9[]]*", "v9"), ("env.xregs[[]30[]]", "x30")]
-)
-def test_a_register_that_changes_on_the_wire_is_named(play: Player, field: str, register: str) -> None:
-    result = play("cpu/state", f"wire-corrupt-device:device=cpu/1,field={field}", arch="aarch64", memory_mib=64)
+REGISTERS = {
+    "cpu/1 *zregs[[]9[]]*": "v9",
+    "cpu/1 cpreg.s3_0_c13_c0_4": "tpidr_el1",
+    "cpu/1 cpreg.s3_0_c10_c2_0": "mair_el1",
+    "cpu/1 cpreg.s3_0_c6_c0_0": "far_el1",
+    "cpu/1 cpreg.s2_0_c0_c0_4": "dbgbvr0_el1",
+    "cpu/1 cpreg.s3_3_c9_c13_0": "pmccntr_el0",
+    "arm_gicv3/0 *cpu[[]1[]].icc_bpr*": "icc_bpr1_el1",
+}
+"""Device and field on the wire -> the probe's name of the register. No interrupt handler borrows any of these: a vCPU that
+stops within its timer handler has its own values in the general ones."""
+
+
+@pytest.mark.parametrize("place", REGISTERS)
+def test_a_register_that_changes_on_the_wire_is_named(play: Player, place: str) -> None:
+    device, field = place.split(" ")
+    fault = f"wire-corrupt-device:device={device},field={field}"
+    result = play("cpu/state", fault, arch="aarch64", memory_mib=64, seed=7)
     assert result.verdict is Verdict.FAIL, result.reason
     assert {finding.check for finding in result.findings} == {"state/devices", "cpu/registers"}
-    assert f"vcpu 1 {register}" in {finding.where for finding in result.findings}
+    assert f"vcpu 1 {REGISTERS[place]}" in {finding.where for finding in result.findings}
 
 
 def test_an_interrupt_controller_that_changes_on_the_wire_is_found(play: Player) -> None:
