@@ -59,6 +59,8 @@ class Crossing:
     commands_before: int
     conversions_before: int
     title: str
+    forbidden_by: str
+    """What in the guest's policy forbids to send it there; empty when it may be sent."""
 
 
 def begin_crossing(stage: Stage, guest: Guest, destination: Vm, *, title: str) -> Crossing | None:
@@ -85,6 +87,7 @@ def begin_crossing(stage: Stage, guest: Guest, destination: Vm, *, title: str) -
         commands_before=len(before.commands),
         conversions_before=len(before.conversions),
         title=title,
+        forbidden_by=shield.settings.forbidden_by,
     )
 
 
@@ -102,12 +105,13 @@ async def give_up(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWi
     crossing.source.protection.send_cancel()
     end = AttemptEnd.CANCELLED if moved.end.source.status == "cancelled" else AttemptEnd.FAILED
     notebook, evidence = stage.notebook, _session(crossing, end)
-    found = notebook.judge(session.CHECK, session.check_session(evidence))
-    notebook.judge(session_packets.CHECK, session_packets.check_packets(evidence, crossing.source.addresses))
-    notebook.judge(host_pins.CHECK, host_pins.check_pins(crossing.source.protection.snapshot(), role="source"))
     notebook.sessions.append(sequence_of(evidence, title=f"{crossing.title}, {end}"))
-    if end is AttemptEnd.FAILED and (blocked := [item for item in found if item.verdict is Verdict.BLOCKED]):
-        raise BlockedError(f"{blocked[0].where}: {blocked[0].detail}", hint=blocked[0].remedy)
+    notebook.judge(host_pins.CHECK, host_pins.check_pins(crossing.source.protection.snapshot(), role="source"))
+    found = session.check_session(evidence)
+    if found and all(item.verdict is Verdict.BLOCKED for item in found):
+        raise BlockedError(f"{found[0].where}: {found[0].detail}", hint=found[0].remedy)
+    notebook.judge(session.CHECK, found)
+    notebook.judge(session_packets.CHECK, session_packets.check_packets(evidence, crossing.source.addresses))
     if wire and wire.destination.records().is_whole:
         judge_wire(stage, guest, crossing, wire)
     elif wire:
@@ -128,6 +132,7 @@ def judge_wire(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire)
     wire.check_ours()
     notebook, addresses = stage.notebook, crossing.source.addresses
     attempt, records = _session(crossing, AttemptEnd.COMPLETED), wire.destination.records()
+    notebook.wires.append(records)
     sealed = session.succeeded(attempt.source, "send-update-data")
     notebook.judge(wire_records.CHECK, wire_records.check_records(records, sealed_pages=sealed))
     final = crossing.source.protection.snapshot().page_map
@@ -152,8 +157,6 @@ def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing) -> None:
     notebook.map_strips.append(map_strip(evidence, title=crossing.title))
     notebook.judge(host_pins.CHECK, host_pins.check_pins(sent, role="source"))
     notebook.judge(host_pins.CHECK, host_pins.check_pins(held, role="destination"))
-    if len(addresses.windows) > 1:
-        notebook.judge(PRECONDITION, check_around_hole(sent.page_map, addresses))
     if stage.shield and stage.shield.flavour.is_es:
         notebook.judge(vcpu_protection.VMSA, vcpu_protection.check_vmsa(sent.vcpus, held.vcpus))
         notebook.judge(vcpu_protection.AUX, vcpu_protection.check_aux(sent.vcpus, held.vcpus))
@@ -166,8 +169,11 @@ def judge_conversions(stage: Stage, crossing: Crossing, wire: SealedWire, settin
     """Whether memory was converted while it was moved, where the case asks for conversions."""
     if not settings.conversions_per_tick:
         return
-    log = crossing.source.protection.snapshot().conversions[crossing.conversions_before :]
+    sent = crossing.source.protection.snapshot()
+    log = sent.conversions[crossing.conversions_before :]
     addresses, touched = crossing.source.addresses, PageSet.empty()
+    if len(addresses.windows) > 1:
+        stage.notebook.judge(PRECONDITION, check_around_hole(sent.page_map, addresses))
     done = [call for call in log if call.took_effect]
     for call in done:
         touched |= addresses.to_ram(call.gfns)[0]
@@ -184,7 +190,7 @@ async def judge_arrival(stage: Stage, guest: Guest, crossing: Crossing, wire: Se
     counted = cvm_page_of(guest, guest.vm).counters
     errands = await guest.confidential.errands(deadline=stage.deadline, reads=_MMIO_READS)
     during = cvm_page_of(guest, guest.vm).counters.since(counted)
-    vcpus = guest.description.vcpus
+    vcpus = cvm_page_of(guest, guest.vm).online_mask.bit_count()
     notebook = stage.notebook
     if crossing.source.protection.flavour.is_es:
         found = guest_protection.check_errands(errands, vcpus=vcpus, reads=_MMIO_READS, during=during)
@@ -279,5 +285,5 @@ def _session(crossing: Crossing, end: AttemptEnd) -> SessionEvidence:
         source_state=sent.state,
         destination_state=held.state,
         es_vcpus=len(sent.vcpus) if crossing.source.protection.flavour.is_es else 0,
-        forbidden_by=crossing.source.protection.forbidden_by,
+        forbidden_by=crossing.forbidden_by,
     )

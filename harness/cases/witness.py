@@ -158,8 +158,12 @@ async def beats_on(stage: Stage, guest: Guest, vm: Vm, before: Heartbeat) -> Hea
 
 
 def beats_of(guest: Guest, vm: Vm) -> Heartbeat:
-    """The heartbeat page of *guest* in the memory of *vm*, which need not run."""
-    return read_heartbeat(vm.ram.view, guest.layout, guest.description.heartbeat_gpa)
+    """The heartbeat page of *guest* in the memory of *vm*, which need not run; of the vCPUs that its kernel runs on."""
+    beats = read_heartbeat(vm.ram.view, guest.layout, guest.description.heartbeat_gpa)
+    if not guest.cvm_gpa:
+        return beats
+    online = cvm_page_of(guest, vm).online_mask
+    return replace(beats, vcpus=tuple(beat for beat in beats.vcpus if online >> beat.vcpu & 1))
 
 
 async def judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, at_stop: Heartbeat, since_s: float) -> None:
