@@ -66,8 +66,10 @@ REGISTERS = {
     "cpu/1 cpreg.s3_3_c9_c13_0": "pmccntr_el0",
     "arm_gicv3/0 *cpu[[]1[]].icc_bpr*": "icc_bpr1_el1",
 }
-"""Device and field on the wire -> the probe's name of the register. No interrupt handler borrows any of these: a vCPU that
-stops within its timer handler has its own values in the general ones."""
+"""Device and field on the wire -> the probe's name of the register.
+
+No interrupt handler borrows any of these: a vCPU that stops within its timer handler has its own values in x0-x30.
+"""
 
 
 @pytest.mark.parametrize("place", REGISTERS)
