@@ -40,7 +40,8 @@ class Player:
     qemu: Path | None
 
     def __call__(self, case: str, *faults: str, seed: int = SEED, **more: Any) -> CaseResult:
-        words = {name: more.pop(name) for name in ("qemu", "qemu_dst", "keep", "arch") if name in more}
+        named = ("qemu", "qemu_dst", "keep", "backend", "arch")
+        words = {name: more.pop(name) for name in named if name in more}
         asked = Words(
             sets=tuple(f"{name}={json.dumps(value)}" for name, value in more.items()),
             accel=self.accel,
