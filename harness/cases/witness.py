@@ -30,7 +30,6 @@ from harness.model.evidence import ClockSpan, Pulse
 from harness.model.guest import Heartbeat
 from harness.model.memory import PAGE_SHIFT, PAGE_SIZE
 from harness.model.page_set import PageSet
-from harness.vm.commandline import RAM_ID
 from harness.vm.vm import Vm
 
 _BEAT_S = 5.0
@@ -58,15 +57,15 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *
     if is_last or main.pages_bad:
         notebook.heat = heat_of(
             guest,
-            sent=wire.relay.page_counts(RAM_ID) if wire.relay else None,
+            sent=wire.relay.page_counts(guest.vm.spec.ram_id) if wire.relay else None,
             damaged=[gpa for span in main.ranges for gpa in range(span.start, span.end, PAGE_SIZE)],
         )
     if wire.relay is None:
         return
     await judge_devices(stage, destination, wire.relay.snapshot)
-    capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, ram=guest.vm.ram)
+    capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, vm=guest.vm)
     if notebook.has_failed:
-        await replace(capture, ram=destination.ram).write()
+        await replace(capture, vm=destination).write()
     stage.capture = capture
 
 

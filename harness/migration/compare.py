@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from harness.guest.pattern import LEDGER_LOCK, diagnose_page, read_ledger
 from harness.model.evidence import BlockComparison
 from harness.model.guest import GuestDescription, RamLayout
+from harness.model.machine import RAM_IDS
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SHIFT, PAGE_SIZE, Damage, PageDamage, coalesce
 from harness.model.page_set import PageSet
-from harness.vm.commandline import RAM_ID
 from harness.vm.ram import SharedRam
 from harness.vm.ram_compare import differing_pages
 
@@ -42,7 +42,7 @@ def compare_ram(
     ram_addrs = [int(page) << PAGE_SHIFT for page in pages]
     generations = generations_of(source, layout, guest) if ram_addrs else {}
     return BlockComparison(
-        block=RAM_ID,
+        block=RAM_IDS[layout.arch],
         source_bytes=source.size_bytes,
         destination_bytes=destination.size_bytes,
         pages_bad=len(ram_addrs),
