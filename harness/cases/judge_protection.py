@@ -16,6 +16,7 @@ from harness.cases.stage import Guest, Stage
 from harness.checks import (
     guest_protection,
     host_pins,
+    page_map_blocks,
     session,
     session_packets,
     vcpu_protection,
@@ -27,6 +28,7 @@ from harness.checks.handshake import check_handshake
 from harness.checks.page_map import HYPERCALLS, LIST, VIEWS, check_hypercalls, check_shared_list, check_views
 from harness.checks.precondition import check_fault_applied
 from harness.checks.protection_preconditions import check_around_hole, check_both_kinds, check_converted
+from harness.confidential.soft.firmware import FIRMWARE_BLOCKS
 from harness.confidential.soft.status import CommandRefusedError
 from harness.guest.cvm_page import read_cvm_page
 from harness.migration.driver import Moved
@@ -39,7 +41,7 @@ from harness.model.memory import PAGE_SHIFT, GpaRange
 from harness.model.page_map import PageMap, Witness
 from harness.model.page_map_views import MapEvidence, MapView
 from harness.model.page_set import PageSet
-from harness.model.protection import AttemptEnd, ConversionsInMove, ProtectionSnapshot, SessionEvidence
+from harness.model.protection import AttemptEnd, ConversionsInMove, ProtectionSnapshot, SealedRecords, SessionEvidence
 from harness.model.session_sequence import sequence_of
 from harness.model.verdict import Verdict
 from harness.vm.commandline import RAM_ID
@@ -140,6 +142,7 @@ def judge_wire(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire)
     coverage = wire_records.check_coverage(records, final, addresses, in_flight=in_flight)
     notebook.judge(wire_records.CHECK, coverage)
     notebook.judge(wire_secrecy.CHECK, wire_secrecy.check_secrecy(records))
+    notebook.judge(page_map_blocks.CHECK, page_map_blocks.check_block_kinds(_block_records(records)))
     notebook.judge(session_packets.CHECK, session_packets.check_packets(attempt, addresses))
     notebook.judge(PRECONDITION, check_both_kinds(records))
     _judge_struck(stage, wire)
@@ -244,6 +247,18 @@ def maps_after(stage: Stage, guest: Guest, shared: list[GpaRange]) -> None:
     )
     stage.notebook.judge(VIEWS, check_views(evidence))
     stage.notebook.map_strips.append(map_strip(evidence, title="at the end"))
+
+
+def _block_records(records: SealedRecords) -> list[page_map_blocks.BlockRecords]:
+    return [
+        page_map_blocks.BlockRecords(
+            block=item.block,
+            private_pages=item.packet_pages,
+            shared_pages=item.plain_pages,
+            is_launch_encrypted=item.block in FIRMWARE_BLOCKS,
+        )
+        for item in records.blocks
+    ]
 
 
 def _judge_struck(stage: Stage, wire: SealedWire) -> None:

@@ -25,6 +25,7 @@ DIAGNOSES: dict[SoftFault, tuple[str, str] | Verdict] = {
     SoftFault.VC_DROPS_REGISTERS: ("page-map/hypercalls", "zero-arguments"),
     SoftFault.ASSERT_WITHOUT_FEATURE: ("handshake/blocker", "assert-without-feature"),
     SoftFault.VARIABLE_MISSING: BLOCKED,
+    SoftFault.FLASH0_SHARED: ("page-map/blocks", "shared-record"),
     SoftFault.KEXEC_KEEPS_RANGES: ("page-map/reset", "kept-over-kexec"),
     SoftFault.RETRY_IGNORED: ("page-map/views", "never-reported"),
     SoftFault.REUSES_UNCONVERTED: ("page-map/views", "failed-conversion"),
