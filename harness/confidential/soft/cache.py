@@ -140,7 +140,7 @@ class Caches:
         pages = lines // LINES_PER_PAGE
         views = self._page_views[pages]
         kept = self._copies.drop(lines, views)
-        _, of_page = np.unique(pages, return_inverse=True)
+        of_page = np.cumsum(np.diff(pages, prepend=-1) != 0) - 1
         cpus = self._rng.integers(self.cpus, size=int(of_page.max(initial=-1)) + 1, dtype=np.uint8)[of_page]
         for number in np.unique(views):
             rows = np.flatnonzero(views == number)

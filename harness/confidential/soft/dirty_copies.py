@@ -41,8 +41,12 @@ class DirtyCopies:
         self.contents = np.concatenate([self.contents, contents])
 
     def holds(self, lines: Lines, views: Numbers) -> Flags:
-        """Which copies are of one of these pairs of line and view."""
-        return np.isin(_keys(self.lines, self.views), _keys(lines, views))
+        """Which copies are of one of these pairs of line and view; *lines* ascend, each once."""
+        if not len(lines):
+            return np.zeros(len(self), dtype=np.bool_)
+        place = np.minimum(np.searchsorted(lines, self.lines), len(lines) - 1)
+        found: Flags = (lines[place] == self.lines) & (views[place] == self.views)
+        return found
 
     def shows(self, lines: Lines, views: Numbers) -> Flags:
         """For which of these pairs there is a copy that is not stale."""

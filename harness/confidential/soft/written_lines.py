@@ -20,8 +20,8 @@ Extents = Callable[[], Iterable[tuple[int, int]]]
 
 _CHUNK_BYTES = 1 << 20
 _WORD = np.uint64
-_WORDS_PER_LINE = LINE_SIZE // 8
-"""As many truth values as a word has bytes: eight compared words of a line are one word of truth."""
+"""A line has as many words as a word has bytes, so the truth values of its eight comparisons are one word again."""
+_NONE: Lines = np.empty(0, dtype=np.int64)
 
 
 class WrittenLines:
@@ -40,9 +40,8 @@ class WrittenLines:
 
     def take(self, start: int = 0, end: int | None = None) -> Lines:
         """Lines written in [start, end) of ram_addr since they were last looked at, ascending; looked at now."""
-        found = self._changed(*self._bounds(start, end))
-        self._known_lines[found] = self._lines[found]
-        return found
+        parts = [self._take_chunk(first, last) for first, last in self._within(*self._bounds(start, end))]
+        return np.concatenate(parts) if parts else _NONE
 
     def adopt(self, start: int = 0, end: int | None = None) -> None:
         """What is there now counts as looked at; nobody asks who wrote it."""
@@ -80,13 +79,17 @@ class WrittenLines:
             for chunk in range(max(low, start), last, _CHUNK_BYTES):
                 yield chunk, min(chunk + _CHUNK_BYTES, last)
 
-    def _changed(self, start: int, end: int) -> Lines:
-        parts: list[Lines] = []
-        differs = np.empty(_CHUNK_BYTES // 8, dtype=np.bool_)
-        for first, last in self._within(start, end):
-            words = differs[: (last - first) // 8]
-            np.not_equal(self._ram[first:last].view(_WORD), self._known[first:last].view(_WORD), out=words)
-            found = np.flatnonzero(words.view(_WORD))
-            if len(found):
-                parts.append(found + first // LINE_SIZE)
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+    def _take_chunk(self, first: int, last: int) -> Lines:
+        known = self._known[first:last]
+        if not len(_differing(self._ram[first:last], known)):
+            return _NONE
+        # A copy first: the guest may go on writing, and what is remembered must be what was compared.
+        now = self._ram[first:last].copy()
+        found = _differing(now, known)
+        known[:] = now
+        return found + first // LINE_SIZE
+
+
+def _differing(one: Contents, other: Contents) -> Lines:
+    words = one.view(_WORD) != other.view(_WORD)
+    return np.flatnonzero(words.view(_WORD))
