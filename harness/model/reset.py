@@ -93,3 +93,25 @@ class ResetEvidence:
     def resets(self) -> tuple[MachineEvent, ...]:
         """The machine was reset this often."""
         return tuple(event for event in self.events if event.name == "RESET")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebootEnd:
+    """What became of a guest that was told, or decided, to reboot."""
+
+    came_back: bool
+    """It said so itself, with another boot id."""
+    shutdown: MachineEvent | None = None
+    """QEMU's SHUTDOWN event since the reboot was asked for."""
+    exit: str = ""
+    """Exit status in words when QEMU is gone, e.g. ``exited with status 0``; else empty."""
+    last_words: str = ""
+    """QEMU's last line on stderr."""
+    waited_s: float = 0.0
+    """How long was waited for either."""
+
+    @property
+    def ended_cleanly(self) -> bool:
+        """QEMU ended the guest itself and said so, for the reason that was asked for."""
+        has_said = self.shutdown is not None and "reset" in self.shutdown.reason
+        return has_said and self.exit in {"", "exited with status 0"}
