@@ -1,4 +1,4 @@
-"""What is said of a reset: the two calls around it, how it ended, what the kernel logged; the table of what to expect."""
+"""What is said of a reset: the calls around it, its end, the kernel's log; and the table of what to expect."""
 
 from __future__ import annotations
 

@@ -29,6 +29,11 @@ class LineOrigin:
     """What was written, in the words of whoever recognised it."""
 
     @property
+    def view(self) -> str:
+        """The view in words, empty when nobody knows."""
+        return str(self.written) if self.written else ""
+
+    @property
     def words(self) -> str:
         """For a finding's detail."""
         if self.written is None:

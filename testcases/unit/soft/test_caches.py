@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.checks.stale_lines import check_stale_lines
 from harness.confidential.soft.flushing import FlushFault, FlushRules
 from harness.confidential.soft.line_origin import origins
 from harness.confidential.soft.line_views import SHARED, LineView
 from harness.confidential.soft.written_lines import WrittenLines
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
+from harness.model.verdict import Finding
 
 from .cache_world import GUEST, NEXT_GUEST, PAGES, CacheWorld, engine, fallen
 
@@ -178,6 +180,48 @@ def test_private_content_that_falls_over_a_shared_page_is_ciphertext() -> None:
     world.caches.wbinvd()
     cipher = engine()._keys[GUEST.asid]()
     assert world.ram[PAGE_SIZE : 2 * PAGE_SIZE].tobytes() == cipher.host_view([1], old)
+
+
+def told_by_check(world: CacheWorld, old: np.ndarray) -> tuple[Finding, ...]:
+    """As a case does it: lines that are wrong, asked where they come from, with the old content as what is known."""
+    lines = world.changed()
+    told = origins(
+        lines,
+        world.lines[lines],
+        read=GUEST,
+        candidates=(GUEST, SHARED),
+        engine=world.engine,
+        known=lambda line, content: "of the last boot" if content == old[line].tobytes() else "",
+    )
+    return check_stale_lines(told, role="src")
+
+
+@pytest.mark.parametrize("fault", [None, *RESET_FAULTS])
+def test_a_bad_flush_at_a_reset_is_told_with_lines_and_view(fault: FlushFault | None) -> None:
+    world = CacheWorld(rules=rules(*[fault] if fault else []))
+    world.reboot()
+    old = world.wanted.reshape(-1, LINE_SIZE).copy()
+    world.write_pages(0, PAGES)
+    world.caches.look()
+    world.caches.clflush(GUEST, 0, PAGES * LINES_PER_PAGE)
+    world.caches.wbinvd()
+    findings = told_by_check(world, old)
+    if fault is None:
+        assert not findings
+        return
+    (finding,) = findings
+    assert (finding.check, finding.kind) == ("memory/stale-lines", "old-view")
+    assert f"{len(world.changed())} lines of 64 bytes in" in finding.detail
+    assert "written through C=0" in finding.detail
+    assert f"{world.changed()[0] * LINE_SIZE:#x} is of the last boot" in finding.detail
+
+
+def test_lines_of_unknown_origin_are_for_others_to_tell() -> None:
+    world = CacheWorld()
+    old = world.lines.copy()
+    world.lines[3] = 7
+    assert len(world.changed()) == 1
+    assert told_by_check(world, old) == ()
 
 
 def test_nobody_knows_a_line_that_was_never_written() -> None:
