@@ -31,7 +31,7 @@ from harness.confidential.soft.status import CommandRefusedError
 from harness.guest.cvm_page import read_cvm_page
 from harness.migration.driver import Moved
 from harness.model.address_map import AddressMap
-from harness.model.cvm_guest import CvmGuest
+from harness.model.cvm_guest import ConversionStep, CvmGuest
 from harness.model.errors import BlockedError, LostError
 from harness.model.live_page_map import replay
 from harness.model.map_strip import map_strip
@@ -59,6 +59,8 @@ class Crossing:
     commands_before: int
     conversions_before: int
     title: str
+    forbidden_by: str
+    """What in the guest's policy forbids to send it there; empty when it may be sent."""
 
 
 def begin_crossing(stage: Stage, guest: Guest, destination: Vm, *, title: str) -> Crossing | None:
@@ -85,6 +87,7 @@ def begin_crossing(stage: Stage, guest: Guest, destination: Vm, *, title: str) -
         commands_before=len(before.commands),
         conversions_before=len(before.conversions),
         title=title,
+        forbidden_by=shield.settings.forbidden_by,
     )
 
 
@@ -102,12 +105,13 @@ async def give_up(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWi
     crossing.source.protection.send_cancel()
     end = AttemptEnd.CANCELLED if moved.end.source.status == "cancelled" else AttemptEnd.FAILED
     notebook, evidence = stage.notebook, _session(crossing, end)
-    found = notebook.judge(session.CHECK, session.check_session(evidence))
-    notebook.judge(session_packets.CHECK, session_packets.check_packets(evidence, crossing.source.addresses))
-    notebook.judge(host_pins.CHECK, host_pins.check_pins(crossing.source.protection.snapshot(), role="source"))
     notebook.sessions.append(sequence_of(evidence, title=f"{crossing.title}, {end}"))
-    if end is AttemptEnd.FAILED and (blocked := [item for item in found if item.verdict is Verdict.BLOCKED]):
-        raise BlockedError(f"{blocked[0].where}: {blocked[0].detail}", hint=blocked[0].remedy)
+    notebook.judge(host_pins.CHECK, host_pins.check_pins(crossing.source.protection.snapshot(), role="source"))
+    found = session.check_session(evidence)
+    if found and all(item.verdict is Verdict.BLOCKED for item in found):
+        raise BlockedError(f"{found[0].where}: {found[0].detail}", hint=found[0].remedy)
+    notebook.judge(session.CHECK, found)
+    notebook.judge(session_packets.CHECK, session_packets.check_packets(evidence, crossing.source.addresses))
     if wire and wire.destination.records().is_whole:
         judge_wire(stage, guest, crossing, wire)
     elif wire:
@@ -128,6 +132,7 @@ def judge_wire(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire)
     wire.check_ours()
     notebook, addresses = stage.notebook, crossing.source.addresses
     attempt, records = _session(crossing, AttemptEnd.COMPLETED), wire.destination.records()
+    notebook.wires.append(records)
     sealed = session.succeeded(attempt.source, "send-update-data")
     notebook.judge(wire_records.CHECK, wire_records.check_records(records, sealed_pages=sealed))
     final = crossing.source.protection.snapshot().page_map
@@ -145,6 +150,7 @@ def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing) -> None:
     notebook = stage.notebook
     sent, held = crossing.source.protection.snapshot(), crossing.destination.protection.snapshot()
     addresses, said = crossing.source.addresses, cvm_page_of(guest, guest.vm)
+    stage.events.emit("guest", "at stop", converting=[f"{item.step.name} {item.range}" for item in said.in_flight])
     evidence = _maps_at_stop(crossing, sent, held, said)
     notebook.judge(VIEWS, check_views(evidence))
     notebook.judge(LIST, [*check_shared_list(sent.entries), *check_shared_list(held.entries)])
@@ -152,8 +158,6 @@ def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing) -> None:
     notebook.map_strips.append(map_strip(evidence, title=crossing.title))
     notebook.judge(host_pins.CHECK, host_pins.check_pins(sent, role="source"))
     notebook.judge(host_pins.CHECK, host_pins.check_pins(held, role="destination"))
-    if len(addresses.windows) > 1:
-        notebook.judge(PRECONDITION, check_around_hole(sent.page_map, addresses))
     if stage.shield and stage.shield.flavour.is_es:
         notebook.judge(vcpu_protection.VMSA, vcpu_protection.check_vmsa(sent.vcpus, held.vcpus))
         notebook.judge(vcpu_protection.AUX, vcpu_protection.check_aux(sent.vcpus, held.vcpus))
@@ -166,8 +170,11 @@ def judge_conversions(stage: Stage, crossing: Crossing, wire: SealedWire, settin
     """Whether memory was converted while it was moved, where the case asks for conversions."""
     if not settings.conversions_per_tick:
         return
-    log = crossing.source.protection.snapshot().conversions[crossing.conversions_before :]
+    sent = crossing.source.protection.snapshot()
+    log = sent.conversions[crossing.conversions_before :]
     addresses, touched = crossing.source.addresses, PageSet.empty()
+    if len(addresses.windows) > 1:
+        stage.notebook.judge(PRECONDITION, check_around_hole(sent.page_map, addresses))
     done = [call for call in log if call.took_effect]
     for call in done:
         touched |= addresses.to_ram(call.gfns)[0]
@@ -184,7 +191,7 @@ async def judge_arrival(stage: Stage, guest: Guest, crossing: Crossing, wire: Se
     counted = cvm_page_of(guest, guest.vm).counters
     errands = await guest.confidential.errands(deadline=stage.deadline, reads=_MMIO_READS)
     during = cvm_page_of(guest, guest.vm).counters.since(counted)
-    vcpus = guest.description.vcpus
+    vcpus = cvm_page_of(guest, guest.vm).online_mask.bit_count()
     notebook = stage.notebook
     if crossing.source.protection.flavour.is_es:
         found = guest_protection.check_errands(errands, vcpus=vcpus, reads=_MMIO_READS, during=during)
@@ -211,8 +218,12 @@ def cvm_page_of(guest: Guest, vm: Vm) -> CvmGuest:
 
 
 def in_flight_pages(said: CvmGuest, addresses: AddressMap) -> PageSet:
-    """RAM pages that a stopped guest was converting: their content means nothing until it is done."""
-    return pages_of(addresses, [item.range for item in said.in_flight])
+    """RAM pages of a stopped guest on which its tables and its host may disagree, because it was converting them.
+
+    Their content means nothing until they are written again. Where that has begun both agree, and every byte counts.
+    """
+    amid = [item.range for item in said.in_flight if item.step is not ConversionStep.REWRITING]
+    return pages_of(addresses, amid)
 
 
 def pages_of(addresses: AddressMap, ranges: list[GpaRange]) -> PageSet:
@@ -279,5 +290,5 @@ def _session(crossing: Crossing, end: AttemptEnd) -> SessionEvidence:
         source_state=sent.state,
         destination_state=held.state,
         es_vcpus=len(sent.vcpus) if crossing.source.protection.flavour.is_es else 0,
-        forbidden_by=crossing.source.protection.forbidden_by,
+        forbidden_by=crossing.forbidden_by,
     )

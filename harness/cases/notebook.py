@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from harness.model.drawings import MapStrip, SessionSequence
+from harness.model.protection import SealedRecords
 from harness.model.result import PageHeat
 from harness.model.timeline import Timeline
 from harness.model.verdict import Finding
@@ -26,6 +27,8 @@ class Notebook:
     heat: PageHeat | None = None
     map_strips: list[MapStrip] = field(default_factory=list)
     sessions: list[SessionSequence] = field(default_factory=list)
+    wires: list[SealedRecords] = field(default_factory=list)
+    """What was counted between the hosts, hop by hop."""
     notes: list[str] = field(default_factory=list)
     """What was not judged, and why: the reason of a pass tells."""
     has_moved: bool = False

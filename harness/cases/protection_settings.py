@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -46,6 +46,12 @@ class ProtectionSettings(BaseModel):
     policy: tuple[PolicyWord, ...] = ()
     minimum_api: str = Field(default="0.0", pattern=r"^\d{1,3}\.\d{1,3}$")
     """Oldest firmware that the policy lets the guest run on."""
+    target_owner: Literal["same", "other"] = "same"
+    """Whether the destination's platform belongs to the owner of the source's: asked for by the policy domain."""
+    target_vendor: Literal["same", "other"] = "same"
+    """Whether both were made by the same vendor: asked for by the policy sev."""
+    target_api: str = Field(default="", pattern=r"^(\d{1,3}\.\d{1,3})?$")
+    """Firmware of the destination; empty is that of the source."""
     conversions_per_tick: int = Field(default=0, ge=0, le=1000)
     """Ranges that each vCPU converts between two timer interrupts, 100 a second."""
     shapes: tuple[ConversionShape, ...] = tuple(ConversionShape)
@@ -61,7 +67,24 @@ class ProtectionSettings(BaseModel):
     """The host refuses this conversion of the guest's workload, counted from 1; 0 refuses none."""
     pace: ProcessorPace = ProcessorPace.INSTANT
 
+    @property
+    def forbidden_by(self) -> str:
+        """What in the policy forbids this destination; empty when nothing does."""
+        if PolicyWord.NOSEND in self.policy:
+            return "NOSEND"
+        if PolicyWord.DOMAIN in self.policy and self.target_owner == "other":
+            return "DOMAIN: the destination belongs to another owner"
+        if PolicyWord.SEV in self.policy and self.target_vendor == "other":
+            return "SEV: the destination is of another vendor"
+        if self.target_api and _version(self.target_api) < _version(self.minimum_api):
+            return f"firmware {self.minimum_api} or newer"
+        return ""
+
     @field_validator("policy", "shapes", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
         return [word for word in value.split(",") if word] if isinstance(value, str) else value
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))

@@ -14,10 +14,12 @@ from harness.confidential.soft.flavour import Flavour
 from harness.confidential.soft.hypercall_server import HypercallServer
 from harness.confidential.soft.options import SOFT_C_BIT, HostOptions
 from harness.confidential.soft.platform import SoftPlatform
+from harness.confidential.soft.policy import ApiVersion
+from harness.confidential.soft.status import CommandRefusedError
 from harness.confidential.soft.timing import AMD_SINGLE, ProcessorSpeed
 from harness.confidential.soft.vm_protection import VmProtection
 from harness.model.address_map import AddressMap
-from harness.model.errors import HarnessError
+from harness.model.errors import BlockedError, HarnessError
 from harness.model.guest import RamLayout
 from harness.model.machine import MachineSpec
 from harness.model.seed import Seed
@@ -60,18 +62,17 @@ class Shield:
             seed=Seed(self.seed.sub("platform", vm.role, number)),
             faults=self.faults,
             speed=self._speed(),
-            options=HostOptions(
-                offers_migration=settings.offers_migration,
-                answers_retry=settings.answers_retry,
-                refuses_conversion=settings.refuses_conversion,
-            ),
+            options=self._options(incoming=incoming),
         )
         addresses = AddressMap.of(layout_of(vm))
         if incoming:
             protection = platform.expect(vm.ram.buffer, addresses, vcpus=vm.spec.vcpus)
         else:
             policy = self.flavour.policy(settings.policy, minimum_api=settings.minimum_api)
-            protection = platform.launch(vm.ram.buffer, addresses, policy=policy, vcpus=vm.spec.vcpus)
+            try:
+                protection = platform.launch(vm.ram.buffer, addresses, policy=policy, vcpus=vm.spec.vcpus)
+            except CommandRefusedError as refusal:
+                raise BlockedError(f"{vm.role}: the secure processor does not launch it: {refusal}") from refusal
         server = HypercallServer(vm.hypercalls, protection.hypercall)
         server.start()
         self._hosts[vm.role] = Shielded(platform=platform, protection=protection, server=server, addresses=addresses)
@@ -88,6 +89,23 @@ class Shield:
         if host := self._hosts.pop(role, None):
             host.server.stop()
             host.protection.close()
+
+    def _options(self, *, incoming: bool) -> HostOptions:
+        settings = self.settings
+        own = HostOptions(
+            offers_migration=settings.offers_migration,
+            answers_retry=settings.answers_retry,
+            refuses_conversion=settings.refuses_conversion,
+        )
+        if not incoming:
+            return own
+        major, _, minor = settings.target_api.partition(".")
+        return replace(
+            own,
+            owner=own.owner if settings.target_owner == "same" else "another owner",
+            vendor=own.vendor if settings.target_vendor == "same" else "another vendor",
+            version=ApiVersion(int(major), int(minor)) if settings.target_api else None,
+        )
 
     def _speed(self) -> ProcessorSpeed | None:
         is_slow = self.has(SoftFault.SLOW) or self.settings.pace is not ProcessorPace.INSTANT
@@ -108,4 +126,4 @@ def dressed(
 
 def layout_of(vm: Vm) -> RamLayout:
     """Where main memory of *vm* lies."""
-    return RamLayout.q35(vm.ram.size_bytes, below_4g_mib=vm.spec.below_4g_mib)
+    return RamLayout.of(vm.spec.arch, vm.ram.size_bytes, below_4g_mib=vm.spec.below_4g_mib)

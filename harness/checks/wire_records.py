@@ -41,9 +41,11 @@ def check_records(records: SealedRecords, *, sealed_pages: int) -> tuple[Finding
 
 
 def check_broken_off(records: SealedRecords, refused: Sequence[str] = ()) -> tuple[Finding, ...]:
-    """The records of an attempt that broke off; *refused* is why an end closed, where no processor was asked."""
+    """The records of an attempt that broke off, also amid a window; *refused* is why an end closed, where no processor
+    was asked.
+    """
     told = [_finding("refused", "records", reason, "the end that reads them says why") for reason in refused]
-    return (*_unknown_flags(records.unknown_flags), *_windows(records), *told)
+    return (*_unknown_flags(records.unknown_flags), *told)
 
 
 def check_coverage(

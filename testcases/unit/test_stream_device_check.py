@@ -99,3 +99,17 @@ def test_a_comparison_of_nothing_is_an_error() -> None:
 
 def test_every_exception_says_why() -> None:
     assert all(len(entry.reason) > 20 for entry in VOLATILE)
+
+
+def test_a_transmitter_that_waited_for_its_host_may_have_gone_on() -> None:
+    tsr = "state/serial/tsr"
+    waiting = device(
+        "serial", number("state.lsr", 0), number("state.ier", 1), number(f"{tsr}:tsr", 7), subsections=(tsr,)
+    )
+    gone_on = device("serial", number("state.lsr", 0x60), number("state.ier", 1))
+    assert kinds(state(waiting), state(gone_on)) == []
+    idle, other = (device("serial", number("state.lsr", value), number("state.ier", 1)) for value in (0x60, 0))
+    assert kinds(state(idle), state(other)) == [("changed", "serial/0 state.lsr")]
+    wrong = device("serial", number("state.lsr", 0x60), number("state.ier", 2))
+    assert kinds(state(waiting), state(wrong)) == [("changed", "serial/0 state.ier")]
+    assert kinds(state(gone_on), state(waiting))[0] == ("extra", f"serial/0 {tsr}")

@@ -40,6 +40,8 @@ void hypercall(struct cpu *cpu, uint8_t op, const struct registers *registers, s
 void sleepers_add(uint32_t *mask, unsigned cpu);
 void sleepers_remove(uint32_t *mask, unsigned cpu);
 void sleepers_wake(uint32_t *mask, unsigned most);
+void turn_take(struct cpu *cpu);                    /* around a conversion's call, interrupts on */
+void turn_give(void);
 void ledger_wait(void);                             /* somebody has this page for long */
 void ledger_wake(void);
 

@@ -48,8 +48,14 @@ uint64_t guest_map_gpa_range(struct cpu *cpu, const struct registers *registers,
 	struct registers call = *registers;
 
 	call.rax = HC_MAP_GPA_RANGE;
-	if (is_es())
-		return arch_vc_vmmcall(cpu, &call, answer);
+	if (is_es()) {
+		uint64_t result;
+
+		turn_take(cpu);
+		result = arch_vc_vmmcall(cpu, &call, answer);
+		turn_give();
+		return result;
+	}
 	hypercall(cpu, OP_VMMCALL, &call, answer);
 	return answer->value;
 }

@@ -3,7 +3,7 @@
 
 enum { SPINS = 64 };
 
-static uint32_t ledger_sleepers;
+static uint32_t ledger_sleepers, turn, turn_sleepers;
 
 void sleepers_add(uint32_t *mask, unsigned cpu)
 {
@@ -31,6 +31,29 @@ void sleepers_wake(uint32_t *mask, unsigned most)
 	}
 }
 
+/* A #VC handler runs with interrupts off and cannot sleep; who is about to raise one waits for its turn here. */
+void turn_take(struct cpu *cpu)
+{
+	uint64_t flags = arch_irq_save();
+
+	while (__atomic_exchange_n(&turn, 1, __ATOMIC_ACQUIRE)) {
+		sleepers_add(&turn_sleepers, cpu->index);
+		if (!__atomic_exchange_n(&turn, 1, __ATOMIC_ACQUIRE)) {
+			sleepers_remove(&turn_sleepers, cpu->index);
+			break;
+		}
+		arch_wait_for_irq();
+		arch_irq_off();
+	}
+	arch_irq_restore(flags);
+}
+
+void turn_give(void)
+{
+	__atomic_store_n(&turn, 0, __ATOMIC_RELEASE);
+	sleepers_wake(&turn_sleepers, 1);
+}
+
 /* A page that is being written is free again at once; one that is being converted is not. */
 void ledger_wait(void)
 {
@@ -41,8 +64,8 @@ void ledger_wait(void)
 		arch_relax();
 		return;
 	}
-	sleepers_add(&ledger_sleepers, self->index);
 	arch_irq_off();
+	sleepers_add(&ledger_sleepers, self->index);
 	arch_wait_for_irq();
 }
 
