@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.hosts.tracer_probe import probe_strace
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, LostError, UnsupportedError
 from harness.model.reset import POST_SYSTEM_RESET, PRE_SYSTEM_RESET, IoctlTrace
@@ -87,8 +87,9 @@ def process() -> Iterator[Helper]:
 @asynccontextmanager
 async def traced(pid: int, *, seconds: float = 30, **options: object) -> AsyncIterator[IoctlTracer]:
     """As the product does it; without the right to trace, this machine cannot show anything."""
-    if shutil.which("strace") is None:
-        pytest.skip("no strace: install the package strace")
+    strace = probe_strace(Path("/"))
+    if not strace.present:
+        pytest.skip(f"{strace.found}: {strace.remedy}")
     async with trace_ioctls(pid, deadline=Deadline.after(seconds), **options) as tracer:
         yield tracer
 

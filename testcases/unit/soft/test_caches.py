@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.checks.stale_lines import check_stale_lines
+from harness.confidential.soft.cache import Caches
 from harness.confidential.soft.flushing import FlushFault, FlushRules
 from harness.confidential.soft.line_origin import origins
 from harness.confidential.soft.line_views import SHARED, LineView
 from harness.confidential.soft.written_lines import WrittenLines
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
 from harness.model.verdict import Finding
+from harness.vm.ram import SharedRam
 
 from .cache_world import GUEST, NEXT_GUEST, PAGES, CacheWorld, engine, fallen
 
@@ -304,6 +308,23 @@ def test_only_extents_with_data_are_read() -> None:
     ram[[PAGE_SIZE, 2 * PAGE_SIZE - 1, 3 * PAGE_SIZE]] = 1
     assert written.take().tolist() == [LINES_PER_PAGE, 2 * LINES_PER_PAGE - 1]
     assert written.take().tolist() == []
+
+
+def test_the_memory_of_a_vm_is_hurt_itself() -> None:
+    with closing(SharedRam.create(64 * PAGE_SIZE)) as ram:
+        caches = Caches(ram.buffer, cpus=2, seed=1, engine=engine(), view=GUEST, extents=ram.data_extents)
+        os.pwrite(ram.fd, b"old" * 20, 40 * PAGE_SIZE)
+        caches.switch(SHARED)
+        os.pwrite(ram.fd, b"new" * 20, 40 * PAGE_SIZE)
+        caches.look()
+        caches.clflush(SHARED, 0, 64 * LINES_PER_PAGE)
+        assert os.pread(ram.fd, 60, 40 * PAGE_SIZE) == b"new" * 20
+        assert caches.wbinvd().fallen.tolist() == [40 * LINES_PER_PAGE]
+        cipher = engine()._keys[GUEST.asid]()
+        now = os.pread(ram.fd, PAGE_SIZE, 40 * PAGE_SIZE)
+        assert cipher.guest_view([40], now)[:60] == b"old" * 20
+        assert not any(now[LINE_SIZE:])
+        del caches
 
 
 def test_a_part_of_a_line_is_no_range() -> None:
