@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -25,6 +26,9 @@ from harness.vm.strace_lines import StraceParser
 _OUTPUT_FD = 3
 _GRACE_S = 2.0
 """strace lets go of all threads at SIGTERM; one that does not is killed, and the kernel lets go for it."""
+
+_PIPE_BYTES = 1 << 20
+"""QEMU stands still while strace cannot write; this holds some ten thousand calls. /proc/sys/fs/pipe-max-size."""
 
 _DEATHS = "kill,segv,abrt,bus,ill,fpe,term,sys"
 """Signals that strace tells of: without SIGKILL among them it is silent about the end."""
@@ -52,6 +56,8 @@ class IoctlTracer:
         self._started_s = self._ended_s = time.time()
         self._output, write_end = os.pipe()
         os.set_blocking(self._output, False)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             self._process = Process(strace_command(strace, pid), inherit={_OUTPUT_FD: write_end}, log=self)
         except BaseException:

@@ -10,15 +10,21 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from harness.checks.reset_calls import check_reset_calls
 from harness.hosts.tracer_probe import probe_strace
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, LostError, UnsupportedError
-from harness.model.reset import POST_SYSTEM_RESET, PRE_SYSTEM_RESET, IoctlTrace
+from harness.model.reboot import RebootOutcome
+from harness.model.reset import POST_SYSTEM_RESET, PRE_SYSTEM_RESET, IoctlTrace, ResetEvidence
+from harness.model.verdict import Verdict
 from harness.vm.ioctl_tracer import IoctlTracer, trace_ioctls
+from harness.vm.qmp import QmpEvent, QmpSession
+from harness.vm.reset_observer import ResetObserver, observe_resets
 from harness.vm.strace_lines import StraceParser
 
 FIOCLEX = 0x5451
@@ -51,6 +57,10 @@ for line in sys.stdin:
         issue(numbers[0])
         os._exit(0)
 """
+
+
+def reset_event() -> QmpEvent:
+    return QmpEvent(name="RESET", data={"guest": True, "reason": "guest-reset"}, at_s=0, sent_s=time.time())
 
 
 class Helper:
@@ -267,6 +277,53 @@ def test_a_strace_that_is_killed_lets_the_process_live(process: Helper) -> None:
 
     assert asyncio.run(play()).end == "strace ended"
     assert process.process.poll() is None
+
+
+def test_an_observer_has_all_witnesses_and_leaves_out_what_is_not_of_its_span(process: Helper) -> None:
+    async def play() -> ResetEvidence:
+        qmp = QmpSession("src")
+        qmp.events.append(reset_event())
+        async with observe_resets(process.pid, qmp, deadline=Deadline.after(30)) as observer:
+            if observer.tracer is None:
+                pytest.skip(observer.missing[-1])
+            for count in (1, 2):
+                process.say("issue", PRE_SYSTEM_RESET)
+                await observer.tracer.wait_answered(PRE_SYSTEM_RESET, count, deadline=Deadline.after(20))
+                qmp.events.append(reset_event())
+                process.say("issue", POST_SYSTEM_RESET)
+                await observer.tracer.wait_answered(POST_SYSTEM_RESET, count, deadline=Deadline.after(20))
+        qmp.events.append(reset_event())
+        return observer.evidence()
+
+    evidence = asyncio.run(play())
+    assert len(evidence.resets) == 2
+    assert evidence.trace
+    assert [call.request for call in evidence.trace.calls] == [PRE_SYSTEM_RESET, POST_SYSTEM_RESET] * 2
+    (finding,) = check_reset_calls(evidence, expected=RebootOutcome.PASSES_WITH_CALLS)
+    assert (finding.kind, finding.verdict) == ("no-ioctls", Verdict.UNSUPPORTED)
+    calls = tuple(replace(call, result=0, error="") for call in evidence.trace.calls)
+    answered = replace(evidence, trace=replace(evidence.trace, calls=calls))
+    assert check_reset_calls(answered, expected=RebootOutcome.PASSES_WITH_CALLS) == ()
+
+
+def test_an_observer_without_witnesses_says_why(process: Helper, tmp_path: Path) -> None:
+    async def play() -> ResetObserver:
+        async with observe_resets(
+            process.pid,
+            QmpSession("src"),
+            strace="no-such-strace",
+            kernel_log=tmp_path / "kmsg",
+            deadline=Deadline.after(30),
+        ) as observer:
+            pass
+        return observer
+
+    observer = asyncio.run(play())
+    assert observer.evidence() == ResetEvidence(events=())
+    assert [line.rpartition(": ")[2] for line in observer.missing] == [
+        "run as root, or set kernel.dmesg_restrict to 0",
+        "install the package strace",
+    ]
 
 
 RECORDED = b"""\
