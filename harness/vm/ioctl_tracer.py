@@ -1,7 +1,7 @@
 """ioctls of a running process, by strace: the only witness of a call whose result QEMU itself ignores.
 
-strace stops every system call of the process, so a guest under KVM gets slower while it is watched; attach it around a
-reset, not for a whole run. It is let go, and with it the process, at the latest when its deadline has passed.
+strace stops every system call of the process (some 40 us each), so a guest under KVM gets slower while it is watched;
+attach it around a reset, not for a whole run. It is let go, and with it the process, when its deadline has passed.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +58,18 @@ for line in sys.stdin:
     elif what == "fork" and os.fork() == 0:
         issue(numbers[0])
         os._exit(0)
+"""
+
+
+KILLED = """
+import asyncio, sys
+from harness.model.deadline import Deadline
+from harness.vm.ioctl_tracer import trace_ioctls
+async def play():
+    async with trace_ioctls(int(sys.argv[1]), deadline=Deadline.after(60)):
+        print("attached", flush=True)
+        await asyncio.Event().wait()
+asyncio.run(play())
 """
 
 
@@ -324,6 +338,23 @@ def test_an_observer_without_witnesses_says_why(process: Helper, tmp_path: Path)
         "run as root, or set kernel.dmesg_restrict to 0",
         "install the package strace",
     ]
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+def test_a_harness_that_is_killed_leaves_no_strace(process: Helper) -> None:
+    if not probe_strace(Path("/")).present:
+        pytest.skip(probe_strace(Path("/")).remedy)
+    with subprocess.Popen((sys.executable, "-c", KILLED, str(process.pid)), stdout=subprocess.PIPE) as harness:
+        assert harness.stdout
+        assert harness.stdout.readline() == b"attached\n"
+        strace = os.pidfd_open(tracer_of(process.pid))
+        harness.kill()
+    try:
+        assert select.select([strace], [], [], 20)[0], "strace outlives the harness"
+    finally:
+        os.close(strace)
+    assert tracer_of(process.pid) == 0
+    assert process.process.poll() is None
 
 
 RECORDED = b"""\
