@@ -53,7 +53,10 @@ async def protected_move(stage: Stage, settings: ProtectedCaseSettings) -> Guest
     for hop in range(number, last):
         if hop > number:
             destination = await start_destination(stage, settings, hop)
-        guest = await move(stage, guest, settings, number=hop, destination=destination, is_last=hop == last - 1)
+        left, is_last = guest.vm, hop == last - 1
+        guest = await move(stage, guest, settings, number=hop, destination=destination, is_last=is_last)
+        if not is_last:
+            stage.retire(left)
     if settings.has(Circumstance.OFFLINE):
         await bring_online(stage, guest)
     await last_words(stage, guest)

@@ -38,8 +38,11 @@ def test_a_clock_that_ran_backwards_is_told_with_its_vcpu(lab: Any) -> None:
         async with lab.guest(vcpus=2) as (vm, probe, guest):
             quiet = await beat_on(lab, probe, 3)
             assert [vcpu.backward_tsc for vcpu in quiet.vcpus] == [0, 0]
-            await set_last_tsc(vm, guest.heartbeat_gpa, 1, 1 << 50)
-            loud = await beat_on(lab, probe, 2)
+            loud = quiet
+            while not loud.vcpus[1].backward_tsc:
+                # A handler that has read the old value already overwrites what is planted: then it is planted again.
+                await set_last_tsc(vm, guest.heartbeat_gpa, 1, 1 << 50)
+                loud = await beat_on(lab, probe, 2)
             assert loud.vcpus[0].backward_tsc == 0
             assert 0 < loud.vcpus[1].backward_tsc <= 1 << 50
             page = read_heartbeat(vm.ram, vm.layout, guest.heartbeat_gpa)
@@ -57,9 +60,10 @@ def test_a_clock_that_jumped_ahead_is_told_with_its_vcpu(first_lab: Any) -> None
             jump = 1 << 22
             while (await beat_on(first_lab, probe, 3)).tsc <= jump:
                 pass
-            await set_last_tsc(vm, guest.heartbeat_gpa, 0, -jump)
             loud = await beat_on(first_lab, probe, 2)
-            assert loud.vcpus[0].gap_tsc > jump
+            while loud.vcpus[0].gap_tsc <= jump:
+                await set_last_tsc(vm, guest.heartbeat_gpa, 0, -jump)
+                loud = await beat_on(first_lab, probe, 2)
             assert loud.vcpus[0].gap_at_tsc > 0
 
     first_lab.play(story())
