@@ -91,7 +91,10 @@ class ResetEvidence:
 
     @property
     def resets(self) -> tuple[MachineEvent, ...]:
-        """The machine was reset this often."""
+        """The machine was reset this often: more often than it was asked to, where firmware resets it again itself.
+
+        SeaBIOS does so on a warm start (seen with QEMU 7.2 under TCG and KVM): ``guest-reset``, once or more.
+        """
         return tuple(event for event in self.events if event.name == "RESET")
 
 
