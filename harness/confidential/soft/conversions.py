@@ -104,13 +104,23 @@ class Conversions:
         if self.options.answers_retry and pages > RETRY_PAGES:
             done = replace(asked, pages=RETRY_PAGES)
         self.log.append(done)
-        self.host_list.convert(done)
         if not done.is_private:
-            spans = tuple(self.host_list.addresses.ram_spans(gpa >> 12, (gpa >> 12) + done.pages))
+            spans = self._turning(done)
             self._latest[vcpu] = Unfinished(spans, self.contents(spans))
+        self.host_list.convert(done)
         if done is asked:
             return HypercallReply(extra=self.scramble_key)
         return HypercallReply(value=gpa + (done.pages << 12), extra=self.scramble_key, flags=ReplyFlag.RETRY)
+
+    def _turning(self, call: Conversion) -> tuple[tuple[int, int], ...]:
+        """RAM pages that *call* turns from private to shared. Those that are shared already stay as they are."""
+        first = call.gpa >> 12
+        spans: list[tuple[int, int]] = []
+        for start, end in self.host_list.addresses.ram_spans(first, first + call.pages):
+            was_private = ~self.host_list.is_shared(np.arange(start, end, dtype=np.uint64))
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], was_private.astype(np.int8), [0]]))) + start
+            spans += [(int(low), int(high)) for low, high in zip(edges[::2], edges[1::2], strict=True)]
+        return tuple(spans)
 
     def _refusal(self, asked: Conversion) -> int:
         if not self.options.offers_migration:
