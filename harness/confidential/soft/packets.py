@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import repeat
 from typing import overload
 
 import numpy as np
@@ -120,38 +121,42 @@ class _Engine:
     def __init__(self, keys: TransportKeys) -> None:
         self._stream = Cipher(AES(keys.tek), CTR(bytes(_IV_BYTES))).encryptor()
         self._mac = AESGCM(keys.tik)
-        self._room: Bytes = np.empty(0, dtype=np.uint8)
-
-    def buffer(self, pages: int) -> tuple[Bytes, Bytes]:
-        """Rows for *pages* pages, and the same bytes with the room behind them that update_into() wants.
-
-        The same memory each time: a window is 16 MiB, and fresh memory costs more than to encrypt it.
-        """
-        if len(self._room) < pages * PAGE_SIZE + _IV_BYTES:
-            self._room = np.empty(pages * PAGE_SIZE + _IV_BYTES, dtype=np.uint8)
-        return self._room[: pages * PAGE_SIZE].reshape(pages, PAGE_SIZE), self._room
 
     def apply(self, sequence: int, data: Bytes, out: Bytes) -> None:
         """AES-CTR, either way, of packets from *sequence* on; *out* has 15 bytes of room behind what is written."""
         self._stream.reset_nonce((sequence << _BLOCKS_SHIFT).to_bytes(_IV_BYTES, "big"))
         self._stream.update_into(data.reshape(-1).data, out.data)
 
-    def macs(self, kind: PacketKind, sequences: Places, places: Places, data: Bytes) -> Bytes:
-        """One row for each packet; *data* is contiguous."""
-        view, encrypt = data.reshape(-1).data, self._mac.encrypt
-        starts = range(0, len(view), PAGE_SIZE)
-        nonces = _nonces(kind, sequences, places)
-        tags = [encrypt(nonce, b"", view[at : at + PAGE_SIZE]) for nonce, at in zip(nonces, starts, strict=True)]
-        macs = np.zeros((len(places), MAC_BYTES), dtype=np.uint8)
-        macs[:, :_TAG_BYTES] = np.frombuffer(b"".join(tags), dtype=np.uint8).reshape(-1, _TAG_BYTES)
+    def macs(self, nonces: Sequence[bytes], pages: Sequence[memoryview]) -> Bytes:
+        """One row for each page. What is done page by page is done here, and nothing of it in Python."""
+        tags = b"".join(map(self._mac.encrypt, nonces, repeat(b""), pages))
+        macs = np.zeros((len(pages), MAC_BYTES), dtype=np.uint8)
+        macs[:, :_TAG_BYTES] = np.frombuffer(tags, dtype=np.uint8).reshape(-1, _TAG_BYTES)
         return macs
+
+
+class _Room:
+    """Memory for pages, the same each time: a window is 16 MiB, and fresh memory costs more than to encrypt it."""
+
+    def __init__(self) -> None:
+        self.bytes: Bytes = np.empty(0, dtype=np.uint8)
+        """All of it, with room behind it that update_into() wants."""
+        self.views: list[memoryview] = []
+        """Of each page."""
+
+    def take(self, pages: int) -> Bytes:
+        """Rows for *pages* pages; they are the first of :attr:`bytes`."""
+        if len(self.views) < pages:
+            self.bytes = np.empty(pages * PAGE_SIZE + _IV_BYTES, dtype=np.uint8)
+            self.views = [self.bytes.data[at : at + PAGE_SIZE] for at in range(0, pages * PAGE_SIZE, PAGE_SIZE)]
+        return self.bytes[: pages * PAGE_SIZE].reshape(pages, PAGE_SIZE)
 
 
 class PacketSealer:
     """The sending end of one session: numbers packets from 0."""
 
     def __init__(self, keys: TransportKeys) -> None:
-        self._engine = _Engine(keys)
+        self._engine, self._room = _Engine(keys), _Room()
         self.sent = 0
 
     def seal(self, kind: PacketKind, place: int, plain: bytes) -> Packet:
@@ -169,14 +174,15 @@ class PacketSealer:
         pages = np.frombuffer(plain, dtype=np.uint8)
         _check_length(pages.size, "guest_len", pages=len(places))
         _check_places(places)
-        pages, (data, room) = pages.reshape(-1, PAGE_SIZE), self._engine.buffer(len(places))
+        pages, data = pages.reshape(-1, PAGE_SIZE), self._room.take(len(places))
         headers = np.zeros(len(places), dtype=_HEADER)
         numbers = np.arange(self.sent, self.sent + len(places), dtype=np.uint64)
         headers["iv"] = _ivs(numbers)
+        nonces = _nonces(kind, numbers, places)
         for start in range(0, len(places), _STEP_PAGES):
-            part = slice(start, start + _STEP_PAGES)
-            self._engine.apply(self.sent + start, pages[part], room[start * PAGE_SIZE :])
-            headers["mac"][part] = self._engine.macs(kind, numbers[part], places[part], data[part])
+            part = slice(start, min(start + _STEP_PAGES, len(places)))
+            self._engine.apply(self.sent + start, pages[part], self._room.bytes[start * PAGE_SIZE :])
+            headers["mac"][part] = self._engine.macs(nonces[part], self._room.views[part])
         self.sent += len(places)
         return PacketRun(headers.view(np.uint8).reshape(-1, HEADER_BYTES), data)
 
@@ -185,7 +191,7 @@ class PacketOpener:
     """The receiving end of one session: takes each packet once, in order."""
 
     def __init__(self, keys: TransportKeys) -> None:
-        self._engine = _Engine(keys)
+        self._engine, self._room, self._step = _Engine(keys), _Room(), _Room()
         self.received = 0
 
     def open(self, kind: PacketKind, place: int, packet: Packet) -> bytes:
@@ -208,44 +214,45 @@ class PacketOpener:
         The pages are valid until the next call.
         """
         _check_places(places)
-        pages, room = self._engine.buffer(len(places))
+        pages, first = self._room.take(len(places)), self.received
         headers = np.ascontiguousarray(packets.headers).view(_HEADER).reshape(-1)
-        for start in range(0, len(places), _STEP_PAGES):
-            part = slice(start, start + _STEP_PAGES)
-            data = np.ascontiguousarray(packets.data[part])
-            done, refusal = self._check(kind, headers[part], places[part], data)
-            self._engine.apply(self.received, data[:done], room[start * PAGE_SIZE :])
-            self.received += done
-            if refusal is not None:
-                return pages[: start + done], refusal
-        return pages, None
-
-    def _check(
-        self, kind: PacketKind, headers: NDArray[np.void], places: Places, data: Bytes
-    ) -> tuple[int, CommandRefusedError | None]:
-        """How many packets are good before the first that is not, and what is wrong with that one."""
-        numbers = np.arange(self.received, self.received + len(places), dtype=np.uint64)
+        numbers = np.arange(first, first + len(places), dtype=np.uint64)
         due = np.zeros(len(places), dtype=_HEADER)
         due["iv"] = _ivs(numbers)
-        due["mac"] = self._engine.macs(kind, numbers, places, data)
-        if due.tobytes() == headers.tobytes():
-            return len(places), None
-        done = int(np.flatnonzero(due != headers)[0])
-        return done, self._refusal(kind, headers[done : done + 1], places[done : done + 1], data[done : done + 1], done)
+        nonces = _nonces(kind, numbers, places)
+        for start in range(0, len(places), _STEP_PAGES):
+            part = slice(start, min(start + _STEP_PAGES, len(places)))
+            data = self._step.take(part.stop - start)
+            data[:] = packets.data[part]
+            due["mac"][part] = self._engine.macs(nonces[part], self._step.views[: len(data)])
+            done = _alike(due[part], headers[part])
+            self._engine.apply(self.received, data[:done], self._room.bytes[start * PAGE_SIZE :])
+            self.received += done
+            if done < len(data):
+                at = start + done
+                return pages[:at], self._refusal(kind, headers[at : at + 1], places[at : at + 1], packets.data[at])
+        return pages, None
 
     def _refusal(
-        self, kind: PacketKind, header: NDArray[np.void], place: Places, data: Bytes, done: int
+        self, kind: PacketKind, header: NDArray[np.void], place: Places, data: Bytes
     ) -> CommandRefusedError:
         """Of a packet that is not what is due: genuine, and out of turn, or not."""
         number = _sequence(header["iv"][0].tobytes())
-        claimed = np.zeros(1, dtype=_HEADER)
-        claimed["iv"] = _ivs(np.array([number], dtype=np.uint64))
-        claimed["mac"] = self._engine.macs(kind, np.array([number], dtype=np.uint64), place, data)
+        claimed, numbers = np.zeros(1, dtype=_HEADER), np.array([number], dtype=np.uint64)
+        claimed["iv"] = _ivs(numbers)
+        claimed["mac"] = self._engine.macs(_nonces(kind, numbers, place), [memoryview(data.tobytes())])
         if claimed.tobytes() != header.tobytes():
             reason = f"the packet for {int(place[0]):#x} does not verify"
             return CommandRefusedError(FirmwareStatus.BAD_MEASUREMENT, reason)
-        reason = f"packet {number} where {self.received + done} is due"
+        reason = f"packet {number} where {self.received} is due"
         return CommandRefusedError(FirmwareStatus.SECURE_DATA_INVALID, reason)
+
+
+def _alike(due: NDArray[np.void], headers: NDArray[np.void]) -> int:
+    """How many are what is due, before the first that is not."""
+    if due.tobytes() == headers.tobytes():
+        return len(due)
+    return int(np.flatnonzero(due != headers)[0])
 
 
 def _sequence(iv: bytes) -> int:
@@ -263,8 +270,9 @@ def _nonces(kind: PacketKind, numbers: Places, places: Places) -> list[bytes]:
     rows = np.empty(len(places), dtype=_NONCE)
     rows["sequence"], rows["place"] = numbers, places | np.uint64(kind << 48)
     # be40 and be56 out of two be64: what lies between the two, and before them, is zero.
-    nonces = rows.view(np.uint8).reshape(-1, _NONCE.itemsize)[:, [*range(3, 8), *range(9, 16)]].tobytes()
-    return [nonces[at : at + _NONCE_BYTES] for at in range(0, len(nonces), _NONCE_BYTES)]
+    nonces = rows.view(np.uint8).reshape(-1, _NONCE.itemsize)[:, [*range(3, 8), *range(9, 16)]]
+    found: list[bytes] = np.ascontiguousarray(nonces).view(f"V{_NONCE_BYTES}").reshape(-1).tolist()
+    return found
 
 
 def _check_places(places: Places) -> None:

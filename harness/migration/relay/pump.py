@@ -31,6 +31,8 @@ EDIT_BYTES = 1 << 20
 GATHER_MS = 1
 """How long more is waited for before what has come is edited."""
 LEAST_RECEIVE_BYTES = 256 << 10
+KEEP_BYTES = 64 << 10
+"""A record without its end waits in the buffer for more, if it is no longer; else in the parser."""
 PAUSE_MS = 10
 RETURN_CHUNK_BYTES = 1 << 16
 CONNECT_TIMEOUT_S = 10.0
@@ -157,10 +159,18 @@ class Pump:
             self._account(buffer[:filled])
 
     def _forward_edited(self, source: socket.socket, buffer: memoryview, editor: Editor) -> Name | None:
-        while count := self._receive(source, buffer):
-            strike = self._edit(editor, self._parse(buffer[:count]))
+        """What has no end yet goes to the front of *buffer*, and what comes next joins it there."""
+        assert self._parser is not None
+        kept = 0
+        while count := self._receive(source, buffer[kept:]):
+            filled = kept + count
+            elements, used = self._parse(buffer[:filled])
+            strike = self._edit(editor, elements)
             if strike is not None:
                 return strike
+            kept = filled - used
+            buffer[:kept] = buffer[used:filled]
+        self._parser.feed(buffer[:kept])
         return None
 
     def _receive(self, source: socket.socket, buffer: memoryview) -> int:
@@ -187,12 +197,16 @@ class Pump:
             self._books.element(element)
         self._see_end()
 
-    def _parse(self, chunk: memoryview) -> list[Element]:
+    def _parse(self, chunk: memoryview) -> tuple[list[Element], int]:
+        """What is whole in *chunk*, and how many bytes of it are done with."""
         assert self._parser is not None
-        elements = self._parser.feed(chunk)
+        elements, used = self._parser.cut(chunk)
+        if len(chunk) - used > KEEP_BYTES:
+            self._parser.feed(chunk[used:])
+            used = len(chunk)
         for element in elements:
             self._books.element(element)
-        return elements
+        return elements, used
 
     def _see_end(self) -> None:
         if self._parser is not None and self._parser.is_done:

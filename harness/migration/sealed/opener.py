@@ -192,11 +192,13 @@ class Opener:
 
     def _sections(self, tail: Tail) -> bytes:
         registers = {vcpu: bytes(pages) for vcpu, pages in self._registers.items()}
-        sections = restore(tail, registers)
+        # What the host knows is not among what is restored, so the tail as it came tells it.
+        sections, known = restore(tail, registers), auxiliary(tail)
         if not self._guest.restores_aux:
             self.struck[SoftFault.AUX_NOT_RESTORED] += 1
             sections = forget_auxiliary(tail, sections)
-        for vcpu, aux in auxiliary(replace(tail, data=sections)).items():
+            known = auxiliary(replace(tail, data=sections))
+        for vcpu, aux in known.items():
             self._guest.note_vcpu(vcpu, aux=aux, vmsa=registers.get(vcpu, b""))
         return sections
 
