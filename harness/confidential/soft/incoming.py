@@ -44,14 +44,14 @@ class Incoming:
         with self._lock:
             self._guest.receive_start(session)
 
-    def open(self, ram_pages: Pages, packets: Sequence[Packet]) -> Contents:
+    def open(self, ram_pages: Pages, packets: Sequence[Packet], into: Contents | None = None) -> Contents:
         """RECEIVE_UPDATE_DATA. CommandRefusedError of the first that is refused."""
         with self._lock:
             if self._stale:
                 self._stale.note(ram_pages, self._kinds[ram_pages.astype(np.int64)] != _NEVER)
             self._pins.pin(ram_pages)
             try:
-                contents = self._guest.open(ram_pages, packets)
+                contents = self._guest.open(ram_pages, packets, into)
             except CommandRefusedError:
                 self._pins.failed()
                 raise

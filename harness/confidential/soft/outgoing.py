@@ -57,13 +57,13 @@ class Outgoing:
                 raise QemuAbortError("QEMU took a failed length query of SEND_START for a length of 2**64 - 1")
             return self._guest.send_start(target)
 
-    def seal(self, ram_pages: Pages, contents: Contents) -> PacketRun:
+    def seal(self, ram_pages: Pages, contents: Contents, into: Contents | None = None) -> PacketRun:
         """SEND_UPDATE_DATA of all of them."""
         with self._lock:
             self._pins.pin(ram_pages)
             try:
                 plain = self._views.to_seal(ram_pages, contents, lambda: self._guest.memory)
-                packets = self._guest.seal(ram_pages, plain)
+                packets = self._guest.seal(ram_pages, plain, into)
             except CommandRefusedError:
                 self._pins.failed()
                 raise

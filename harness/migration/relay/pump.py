@@ -26,7 +26,7 @@ from harness.model.wire import WireFaultName as Name
 
 CHUNK_BYTES = 4 << 20
 """Counted at once: counting has a price per call, and looks at a few bytes of a page, so no cache need hold it all."""
-EDIT_BYTES = 1 << 20
+EDIT_BYTES = 2 << 20
 """Edited at once: what is looked at several times stays in the cache."""
 GATHER_MS = 1
 """How long more is waited for before what has come is edited."""

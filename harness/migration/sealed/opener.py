@@ -147,9 +147,10 @@ class Opener:
         self._batch = 0 if is_end else self._batch
 
     def _open(self, ram_pages: RamPages, packets: PacketRun | list[Packet]) -> Buffers:
-        contents: Pages = self._guest.open(ram_pages, packets)
+        rows = self._rows.take(len(ram_pages))
+        contents: Pages = self._guest.open(ram_pages, packets, rows["data"])
         self._guest.note_kind(ram_pages, private=True)
-        buffers = plain_records(ram_pages, contents, memory=self._rows.take(len(ram_pages)))
+        buffers = plain_records(ram_pages, contents, memory=rows)
         is_new, self._out_block = self._out_block != self._main, self._main
         return named(self._main, buffers) if is_new else buffers
 
