@@ -20,6 +20,7 @@ from harness.report.store import Run
 
 CHECKOUT = Path(__file__).parents[1]
 NEWER_QEMU = CHECKOUT / ".cache" / "qemu-10.0" / "bin" / "qemu-system-x86_64"
+NEWER_ARM_QEMU = NEWER_QEMU.with_name("qemu-system-aarch64")
 SEED = 0x5EED_0001
 
 
@@ -39,7 +40,8 @@ class Player:
     qemu: Path | None
 
     def __call__(self, case: str, *faults: str, seed: int = SEED, **more: Any) -> CaseResult:
-        words = {name: more.pop(name) for name in ("qemu", "qemu_dst", "keep", "backend") if name in more}
+        named = ("qemu", "qemu_dst", "keep", "backend", "arch")
+        words = {name: more.pop(name) for name in named if name in more}
         asked = Words(
             sets=tuple(f"{name}={json.dumps(value)}" for name, value in more.items()),
             accel=self.accel,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast the probe is under TCG: from start to READY, and fill and verify against plain store and load loops.
 
-ci/bench/guest_speed.py [ROUNDS]
+ci/bench/guest_speed.py [ROUNDS [ARCH]]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.cases.binaries import locate_qemu
 from harness.guest.image import probe_image
 from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
-from harness.model.machine import MachineSpec
+from harness.model.machine import DEFAULT_MACHINES, Arch, MachineSpec
 from harness.vm.features import probe_binary
 from harness.vm.keeper import Keeper
 from harness.vm.vm import start_vm
@@ -25,10 +25,10 @@ from harness.vm.vm import start_vm
 PAGE_BYTES = 4096
 
 
-async def one(keeper: Keeper, folder: Path) -> dict[str, float]:
+async def one(keeper: Keeper, folder: Path, arch: Arch) -> dict[str, float]:
     deadline = Deadline.after(60)
-    features = await probe_binary(locate_qemu(None), deadline=deadline)
-    spec = MachineSpec(memory_mib=128, kernel=str(probe_image()))
+    features = await probe_binary(locate_qemu(None, arch), deadline=deadline)
+    spec = MachineSpec(arch=arch, machine=DEFAULT_MACHINES[arch], memory_mib=128, kernel=str(probe_image(arch)))
     start_s = time.monotonic()
     async with start_vm(
         spec, features, role="src", artefacts=folder, token="bench", keeper=keeper, deadline=deadline
@@ -55,9 +55,9 @@ async def one(keeper: Keeper, folder: Path) -> dict[str, float]:
     return figures
 
 
-async def main(rounds: int) -> None:
+async def main(rounds: int, arch: Arch) -> None:
     with Keeper() as keeper, tempfile.TemporaryDirectory(prefix="cvmig-bench-") as folder:
-        figures = [await one(keeper, Path(folder)) for _ in range(rounds)]
+        figures = [await one(keeper, Path(folder), arch) for _ in range(rounds)]
     middle = {name: statistics.median(figure[name] for figure in figures) for name in figures[0]}
     print(f"start to READY     median {middle['ready_ms']:.0f} ms")
     print(f"first fill         median {middle['first_fill_mb_s']:.0f} MB/s (the host gives the pages)")
@@ -67,4 +67,6 @@ async def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 5))
+    asyncio.run(
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, Arch(sys.argv[2]) if len(sys.argv) > 2 else Arch.X86_64)
+    )

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Distribution packages: QEMU, its firmware, the compilers that build the guest images, Python's venv.
+#   packages.sh DEV   DEV=1 adds what guests of the other architecture need
 set -euo pipefail
 source "$(dirname "$0")/say.sh"
 
@@ -18,12 +19,16 @@ need make make
 need git git
 need python3 python3
 need setpriv util-linux
+if [ "${1:-1}" = 1 ]; then
+    need qemu-system-aarch64 qemu-system-arm
+    [ "$(uname -m)" = aarch64 ] || need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
     die "missing: ${missing[*]}" \
-        "install QEMU 7.2 or newer (x86_64 system emulation), SeaBIOS, gcc, binutils, make, util-linux and Python 3.11 with venv; Debian 12's package names are given above, and as root there this script installs them"
+        "install QEMU 7.2 or newer (x86_64 and aarch64 system emulation), SeaBIOS, gcc, a gcc for aarch64, binutils, make, util-linux and Python 3.11 with venv; Debian 12's package names are given above, and as root there this script installs them"
 fi
 say "installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive

@@ -20,7 +20,7 @@ from harness.cases.request import Request, fresh_seed
 from harness.cases.settings import MigrationCaseSettings, Settings, parse_settings
 from harness.confidential.backend import BACKENDS, find_backend
 from harness.model.errors import UsageError
-from harness.model.machine import Accel
+from harness.model.machine import DEFAULT_MACHINES, Accel, Arch
 from harness.model.seed import SEED_MASK, Seed
 from harness.report.store import Keep
 
@@ -36,6 +36,8 @@ class Words:
     sets: tuple[str, ...] = ()
     backend: str | None = None
     """None: the one of the case."""
+    arch: str | None = None
+    """None: x86_64."""
     accel: str = "auto"
     qemu: Path | None = None
     qemu_dst: Path | None = None
@@ -74,13 +76,20 @@ def parse_accel(text: str) -> Accel | None:
     return None if text == "auto" else _choice(Accel, text, "--accel", extra="auto")
 
 
+def parse_arch(text: str | None) -> Arch:
+    """Read ``--arch``; x86_64 when nobody said. UsageError for anything else."""
+    return _choice(Arch, text, "--arch") if text else Arch.X86_64
+
+
 def _expand(pattern: str, words: Words) -> list[Request]:
+    arch = parse_arch(words.arch)
     first = parse_seed(words.seed) if words.seed else fresh_seed()
     return [
         Request(
             case=case,
-            settings=_settings(case, words),
+            settings=_settings(case, arch, words),
             seed=first if number == 0 else Seed(first.sub("repeat", number)),
+            arch=arch,
             qemu=as_named(words.qemu),
             qemu_dst=as_named(words.qemu_dst),
             accel=parse_accel(words.accel),
@@ -93,11 +102,14 @@ def _expand(pattern: str, words: Words) -> list[Request]:
     ]
 
 
-def _settings(case: Case, words: Words) -> Settings:
+def _settings(case: Case, arch: Arch, words: Words) -> Settings:
     """Settings of *case*, with what the faults need. UsageError for what its backend does not have."""
-    settings = parse_settings(case.settings, case.defaults, words.sets)
+    defaults = {"machine": DEFAULT_MACHINES[arch], **case.defaults}
+    settings = parse_settings(case.settings, defaults, words.sets)
     faults = plan_faults(words.faults).soft
     backend = find_backend(words.backend or case.backend)
+    if backend.is_soft and arch is not Arch.X86_64:
+        raise UsageError(f"backend {backend.name} protects guests of x86_64 only", hint="take --backend none")
     if not backend.is_soft:
         hint = f"take --backend {', '.join(name for name, other in BACKENDS.items() if other.is_soft)}"
         if find_backend(case.backend).is_soft:
@@ -116,6 +128,7 @@ def _over(entry: Entry, words: Words) -> Words:
         words,
         sets=(*sets, *words.sets),
         backend=words.backend or entry.backend,
+        arch=words.arch or entry.arch,
         faults=(*entry.faults, *words.faults),
         repeat=entry.repeat * words.repeat,
     )

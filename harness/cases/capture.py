@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.migration.relay import Relay
-from harness.vm.commandline import RAM_ID
-from harness.vm.ram import SharedRam
+from harness.vm.vm import Vm
 
 STREAM = "stream.bin"
 """The captured stream of a hop, in the case's folder (with the hop's number from the second on)."""
@@ -21,11 +20,11 @@ STREAM = "stream.bin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    """What a stream can be made of as long as *ram* stands still."""
+    """What a stream can be made of as long as the memory of *vm* stands still."""
 
     path: Path
     relay: Relay
-    ram: SharedRam
+    vm: Vm
 
     async def write(self) -> None:
         """Write the stream, unless it was recorded as it went. A full disk costs the stream and nothing else."""
@@ -36,7 +35,8 @@ class Capture:
         try:
             with self.path.open("xb") as file:
                 self.path.chmod(0o600)
-                for piece in self.relay.settled(RAM_ID, self.ram.buffer, self.ram.data_extents()):
+                ram = self.vm.ram
+                for piece in self.relay.settled(self.vm.spec.ram_id, ram.buffer, ram.data_extents()):
                     file.write(piece)
         except OSError:
             with contextlib.suppress(OSError):

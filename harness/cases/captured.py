@@ -18,10 +18,9 @@ from harness.migration.stream.summary import CHUNK_BYTES, survey
 from harness.migration.stream.tail import find_description
 from harness.model.device_state import DeviceState
 from harness.model.errors import UnsupportedError, UsageError
-from harness.model.machine import Accel
+from harness.model.machine import MAIN_RAM_IDS, RAM_IDS, Accel, Arch
 from harness.model.wire import BlockAccount, StreamSummary
 from harness.report.store import RESULT
-from harness.vm.commandline import RAM_ID
 
 _HEADER_BYTES = 8
 _PAGE_KIB = 4
@@ -66,7 +65,7 @@ class Capture:
     @property
     def main(self) -> BlockAccount | None:
         """Main memory on the wire."""
-        return next((block for block in self.summary.blocks if block.name == RAM_ID), None)
+        return next((block for block in self.summary.blocks if block.name in MAIN_RAM_IDS), None)
 
     @property
     def has_memory(self) -> bool:
@@ -96,6 +95,12 @@ class Capture:
         if vcpus := sum(device.label.startswith("cpu/") for device in self.summary.devices):
             found["vcpus"] = vcpus
         return found
+
+    @property
+    def arch(self) -> Arch:
+        """The guest's, by the name of its main memory."""
+        ids = {name: arch for arch, name in RAM_IDS.items()}
+        return ids[self.main.name] if self.main else Arch.X86_64
 
     def accel(self) -> Accel:
         """What ran the guest: the kvmclock is there under KVM only."""
@@ -143,7 +148,7 @@ def sent_snapshot(path: Path) -> Snapshot:
 
     Raises StreamError when the stream, or what lies beside it, cannot be decoded.
     """
-    collector, parser = SnapshotCollector(main=RAM_ID), StreamParser()
+    collector, parser = SnapshotCollector(), StreamParser()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             for element in parser.feed(chunk):

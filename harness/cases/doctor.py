@@ -22,16 +22,16 @@ async def examine(qemu: Path | None, *, checkout: Path) -> tuple[Capability, ...
     """Everything that can be found out here; never raises for what is missing."""
     deadline = Deadline.after(_LIMIT_S)
     host = await LocalHost(checkout=checkout).capabilities()
-    return (*host, _image(), *await _binary(qemu, deadline))
+    return (*host, *map(_image, Arch), *await _binary(qemu, deadline))
 
 
-def _image() -> Capability:
-    needed = "the probe guest, built from images/probe"
+def _image(arch: Arch) -> Capability:
+    name, needed = f"probe {arch}", "the probe guest, built from images/probe"
     try:
-        path = probe_image(Arch.X86_64)
+        path = probe_image(arch)
     except HarnessError as trouble:
-        return Capability(name="probe x86_64", present=False, found=str(trouble), needed=needed, remedy=trouble.hint)
-    return Capability(name="probe x86_64", present=True, found=str(path), needed=needed)
+        return Capability(name=name, present=False, found=str(trouble), needed=needed, remedy=trouble.hint)
+    return Capability(name=name, present=True, found=str(path), needed=needed)
 
 
 async def _binary(qemu: Path | None, deadline: Deadline) -> tuple[Capability, ...]:

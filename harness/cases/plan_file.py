@@ -21,6 +21,7 @@ class Entry(BaseModel):
     repeat: int = Field(default=1, ge=1)
     settings: Mapping[str, Any] = Field(default_factory=dict, alias="set")
     backend: str | None = None
+    arch: str | None = None
     faults: tuple[str, ...] = ()
 
 

@@ -165,8 +165,8 @@ async def _look(stage: Stage, settings: ReplaySettings, destination: Vm) -> _Loo
 
 
 def _has_known_layout(destination: Vm) -> bool:
-    """Whether RamLayout.q35 tells where memory lies: a PC without memory above 4 GiB has none of it elsewhere."""
-    memory = RamLayout.q35(destination.ram.size_bytes)
+    """Whether RamLayout tells where memory lies: a PC without memory above 4 GiB has none of it elsewhere."""
+    memory = RamLayout.of(destination.spec.arch, destination.ram.size_bytes)
     return destination.spec.machine.startswith("pc-q35-") or memory.below_4g_bytes == memory.total_bytes
 
 
@@ -175,7 +175,7 @@ def _look_at(destination: Vm, seed: int | None) -> _Look | None:
 
     Raises PreconditionError when the memory was filled with another *seed*.
     """
-    layout = RamLayout.q35(destination.ram.size_bytes)
+    layout = RamLayout.of(destination.spec.arch, destination.ram.size_bytes)
     view = destination.ram.view
     resident = find_probe(view, destination.ram.data_extents(), layout)
     if resident is None:
@@ -243,7 +243,7 @@ async def _judge_pulse(stage: Stage, guest: Guest) -> None:
 _NO_PROBE = Finding(
     check=HOST,
     kind="no-probe",
-    where="pc.ram",
+    where="main memory",
     detail="the probe's heartbeat page is nowhere in the loaded memory, yet the stream is one of its runs",
     remedy="see with 'cvmig stream inspect' whether the stream carries main memory",
 )

@@ -44,6 +44,7 @@ def request_of(file: Path, words: Words) -> Request:
         case=named_case(CASE_ID),
         settings=parse_settings(ReplaySettings, defaults, words.sets),
         seed=seed or Seed(0),
+        arch=capture.arch,
         qemu=words.qemu or (origin.qemu if origin else None),
         accel=accel,
         keep=Keep(words.keep),

@@ -11,7 +11,7 @@ from typing import Any
 from harness.cases.case import Case, named_case
 from harness.cases.settings import Settings, validate
 from harness.model.errors import UsageError
-from harness.model.machine import Accel
+from harness.model.machine import Accel, Arch
 from harness.model.seed import Seed
 from harness.report.store import Keep
 
@@ -26,6 +26,8 @@ class Request:
     case: Case
     settings: Settings
     seed: Seed
+    arch: Arch = Arch.X86_64
+    """Of the guest."""
     qemu: Path | None = None
     """None: the one on PATH."""
     qemu_dst: Path | None = None
@@ -42,6 +44,7 @@ class Request:
             "case": self.case.id,
             "settings": self.settings.model_dump(mode="json"),
             "seed": self.seed.value,
+            "arch": self.arch.value,
             "qemu": str(self.qemu) if self.qemu else None,
             "qemu_dst": str(self.qemu_dst) if self.qemu_dst else None,
             "accel": self.accel.value if self.accel else None,
@@ -51,7 +54,14 @@ class Request:
 
     def options(self) -> tuple[str, ...]:
         """Words of ``cvmig run`` that are neither the seed, nor a setting, nor a fault."""
-        chosen = {"--qemu": self.qemu, "--qemu-dst": self.qemu_dst, "--accel": self.accel, "--backend": self.backend}
+        arch = None if self.arch is Arch.X86_64 else self.arch
+        chosen = {
+            "--arch": arch,
+            "--qemu": self.qemu,
+            "--qemu-dst": self.qemu_dst,
+            "--accel": self.accel,
+            "--backend": self.backend,
+        }
         return tuple(word for option, value in chosen.items() if value for word in (option, str(value)))
 
 
@@ -71,6 +81,7 @@ def request_from_json(data: Mapping[str, Any]) -> Request:
             case=case,
             settings=validate(case.settings, data["settings"]),
             seed=Seed(int(data["seed"])),
+            arch=Arch(data.get("arch", Arch.X86_64)),
             qemu=Path(data["qemu"]) if data["qemu"] else None,
             qemu_dst=Path(data["qemu_dst"]) if data["qemu_dst"] else None,
             accel=Accel(data["accel"]) if data["accel"] else None,

@@ -188,6 +188,7 @@ def _versions(request: Request, binaries: Binaries) -> dict[str, str]:
         "harness": __version__,
         "qemu_src": binaries.source.version,
         "qemu_dst": binaries.destination.version,
+        "arch": request.arch.value,
         "machine": request.settings.machine,
         "accel": f"{binaries.accel} ({binaries.accel_reason})",
         "backend": request.backend,

@@ -11,6 +11,7 @@ from harness.cases.binaries import locate_qemu
 from harness.cases.request import Request
 from harness.cases.runner import run_case
 from harness.model.deadline import Deadline
+from harness.model.machine import Arch
 from harness.model.result import CaseResult
 from harness.report.events import Subscriber
 from harness.report.html import write_index
@@ -34,12 +35,13 @@ def run_requests(requests: Sequence[Request], run: Run, *, progress: Subscriber 
 
 def require_qemus(requests: Sequence[Request]) -> None:
     """Raises SetupError for a QEMU that is missing or is none, before a run begins that could only end in errors."""
-    asyncio.run(_probe_all({path for request in requests for path in (request.qemu, request.qemu_dst or request.qemu)}))
+    named = {(path, one.arch) for one in requests for path in (one.qemu, one.qemu_dst or one.qemu)}
+    asyncio.run(_probe_all(named))
 
 
-async def _probe_all(paths: Iterable[Path | None]) -> None:
-    for path in paths:
-        await probe_binary(locate_qemu(path), deadline=Deadline.after(_PROBE_S))
+async def _probe_all(named: Iterable[tuple[Path | None, Arch]]) -> None:
+    for path, arch in named:
+        await probe_binary(locate_qemu(path, arch), deadline=Deadline.after(_PROBE_S))
 
 
 async def _run_all(requests: Sequence[Request], run: Run, progress: Subscriber | None) -> list[CaseResult]:

@@ -126,4 +126,4 @@ def dressed(
 
 def layout_of(vm: Vm) -> RamLayout:
     """Where main memory of *vm* lies."""
-    return RamLayout.q35(vm.ram.size_bytes, below_4g_mib=vm.spec.below_4g_mib)
+    return RamLayout.of(vm.spec.arch, vm.ram.size_bytes, below_4g_mib=vm.spec.below_4g_mib)

@@ -27,7 +27,7 @@ from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
 from harness.model.errors import GuestError, LostError
 from harness.model.guest import GuestDescription, RamLayout
-from harness.model.machine import Accel, Arch, MachineSpec
+from harness.model.machine import Accel, MachineSpec
 from harness.model.protection import GuestBoot
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
@@ -273,12 +273,13 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
     settings = request.settings
     spec = MachineSpec(
         machine=settings.machine,
+        arch=request.arch,
         accel=accel,
         vcpus=settings.vcpus,
         memory_mib=settings.memory_mib,
         trim_kib=settings.trim_kib,
         below_4g_mib=settings.below_4g_mib,
-        kernel=str(probe_image(Arch.X86_64)),
+        kernel=str(probe_image(request.arch)),
     )
     flavour = find_backend(request.backend).flavour
     if flavour is None:

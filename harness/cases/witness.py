@@ -19,16 +19,17 @@ from harness.checks.device_state import check_device_state
 from harness.checks.memory import HOST, check_host_memory
 from harness.checks.pulse import ONE_RUNS, SAME_BOOT, check_clocks, check_pulse
 from harness.guest.confidential import SHARED_SEED
+from harness.guest.diagnosis import diagnose_page
 from harness.guest.heartbeat import read_heartbeat
-from harness.migration.compare import compare_block, compare_ram
+from harness.migration.compare import compare_block, compare_ram, generations_of
 from harness.migration.resave import save_devices
 from harness.migration.stream.snapshot import Snapshot
+from harness.model.cvm_guest import ConversionStep
 from harness.model.errors import ProtocolError
 from harness.model.evidence import ClockSpan, Pulse
 from harness.model.guest import Heartbeat
-from harness.model.memory import PAGE_SIZE
+from harness.model.memory import PAGE_SHIFT, PAGE_SIZE
 from harness.model.page_set import PageSet
-from harness.vm.commandline import RAM_ID
 from harness.vm.vm import Vm
 
 _BEAT_S = 5.0
@@ -41,6 +42,7 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *
     """Memory and devices while both sides stand still."""
     stage.step("compare")
     notebook = stage.notebook
+    seed_of = seed_of_pages(stage, guest)
     with notebook.timed("host_compare_s"):
         main = await asyncio.to_thread(
             compare_ram,
@@ -48,22 +50,22 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *
             destination.ram,
             guest.description,
             guest.layout,
-            seed_of=seed_of_pages(stage, guest),
-            leave_out=converting(stage, guest),
+            seed_of=seed_of,
+            leave_out=converting(stage, guest, seed_of),
         )
         notebook.judge(HOST, check_host_memory([main]))
     if is_last or main.pages_bad:
         notebook.heat = heat_of(
             guest,
-            sent=wire.relay.page_counts(RAM_ID) if wire.relay else None,
+            sent=wire.relay.page_counts(guest.vm.spec.ram_id) if wire.relay else None,
             damaged=[gpa for span in main.ranges for gpa in range(span.start, span.end, PAGE_SIZE)],
         )
     if wire.relay is None:
         return
     await judge_devices(stage, destination, wire.relay.snapshot)
-    capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, ram=guest.vm.ram)
+    capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, vm=guest.vm)
     if notebook.has_failed:
-        await replace(capture, ram=destination.ram).write()
+        await replace(capture, vm=destination).write()
     stage.capture = capture
 
 
@@ -77,12 +79,29 @@ def seed_of_pages(stage: Stage, guest: Guest) -> Callable[[int], int]:
     return lambda page: seed ^ SHARED_SEED if page in shared else seed
 
 
-def converting(stage: Stage, guest: Guest) -> PageSet | None:
-    """RAM pages that a stopped guest was converting; None where nothing can be converted."""
+def converting(stage: Stage, guest: Guest, seed_of: Callable[[int], int]) -> PageSet | None:
+    """RAM pages without content that means anything, because a stopped guest was converting them.
+
+    Of a range that is being written anew these are the pages that still wait. None where nothing can be converted.
+    """
     if stage.shield is None:
         return None
-    said = cvm_page_of(guest, guest.vm)
-    return in_flight_pages(said, stage.shield.of(guest.vm).addresses)
+    said, addresses = cvm_page_of(guest, guest.vm), stage.shield.of(guest.vm).addresses
+    amid = in_flight_pages(said, addresses)
+    begun = [item.range for item in said.in_flight if item.step is ConversionStep.REWRITING]
+    if not begun:
+        return amid
+    generations = generations_of(guest.vm.ram, guest.layout, guest.description)
+    waiting = []
+    for span in begun:
+        for gpa in range(span.start, span.end, PAGE_SIZE):
+            ram_addr = guest.layout.gpa_to_ram(gpa)
+            page = guest.vm.ram.buffer[ram_addr : ram_addr + PAGE_SIZE].tobytes()
+            number = ram_addr >> PAGE_SHIFT
+            # Unlocked pages have their new generation in the ledger, the others get it when all are done.
+            if all(diagnose_page(page, gpa, seed_of(number), generations[gpa] + more) for more in (0, 1)):
+                waiting.append((number, number + 1))
+    return amid | PageSet.from_ranges(waiting)
 
 
 async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> None:

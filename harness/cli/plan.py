@@ -14,6 +14,7 @@ def plan(
     cases: opt.Cases = None,
     sets: opt.Sets = None,
     backend: opt.Backend = None,
+    arch: opt.ArchName = None,
     accel: opt.AccelName = "auto",
     qemu: opt.Qemu = None,
     qemu_dst: opt.QemuDst = None,
@@ -25,6 +26,7 @@ def plan(
     words = Words(
         sets=tuple(sets or ()),
         backend=backend,
+        arch=arch,
         accel=accel,
         qemu=qemu,
         qemu_dst=qemu_dst,

@@ -20,6 +20,7 @@ def run(
     cases: opt.Cases = None,
     sets: opt.Sets = None,
     backend: opt.Backend = None,
+    arch: opt.ArchName = None,
     accel: opt.AccelName = "auto",
     qemu: opt.Qemu = None,
     qemu_dst: opt.QemuDst = None,
@@ -38,6 +39,7 @@ def run(
     words = Words(
         sets=tuple(sets or ()),
         backend=backend,
+        arch=arch,
         accel=accel,
         qemu=qemu,
         qemu_dst=qemu_dst,

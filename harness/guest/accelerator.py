@@ -16,7 +16,7 @@ from harness.hosts.capability import Capability
 from harness.hosts.kvm_probe import probe_kvm
 from harness.model.deadline import Deadline
 from harness.model.errors import HarnessError, UnsupportedError
-from harness.model.machine import Accel, Arch, MachineSpec
+from harness.model.machine import DEFAULT_MACHINES, Accel, Arch, MachineSpec
 from harness.vm import feature_cache
 from harness.vm.features import Features
 from harness.vm.keeper import Keeper
@@ -91,7 +91,9 @@ def _boot_id() -> str:
 
 async def _time(accel: Accel, features: Features, keeper: Keeper, deadline: Deadline) -> float:
     """Seconds from the first instruction to a filled memory."""
-    spec = MachineSpec(accel=accel, memory_mib=_MEMORY_MIB, kernel=str(probe_image(Arch.X86_64)))
+    arch = Arch(features.target)
+    machine, kernel = DEFAULT_MACHINES[arch], str(probe_image(arch))
+    spec = MachineSpec(machine=machine, arch=arch, accel=accel, memory_mib=_MEMORY_MIB, kernel=kernel)
     bound = deadline
     with runtime_folder(keeper) as folder:
         async with start_vm(

@@ -17,8 +17,9 @@ from harness.model.guest import FOUR_GIB, GuestDescription, Heartbeat, RamLayout
 from harness.model.memory import PAGE_SHIFT, PAGE_SIZE, GpaRange
 
 _LOW_RESERVED = 1 << 20
-_IMAGE_GPA = 2 << 20
-"""Where the probe is linked to (arch/x86_64/link.ld); the MiB below carries the pattern."""
+"""What is never managed at the start of RAM: a PC's legacy hole, the device tree of Arm's virt."""
+_IMAGE_OFFSET = 2 << 20
+"""Where the probe is linked to (arch/*/link.ld), from the start of RAM; the MiB below carries the pattern."""
 _LOW_PAGES = 0x9FC00 >> PAGE_SHIFT
 """Conventional memory in SeaBIOS' e820 map: not managed, but the ledger has room for it."""
 _ENTRY_BYTES = 4
@@ -46,7 +47,7 @@ def find_probe(ram: memoryview, extents: Iterable[tuple[int, int]], layout: RamL
             continue
         managed = _managed(heartbeat, layout)
         if managed and 1 <= len(heartbeat.vcpus) <= _MAX_VCPUS:
-            return Resident(heartbeat=heartbeat, description=_description(heartbeat, gpa, managed))
+            return Resident(heartbeat=heartbeat, description=_description(heartbeat, gpa, layout, managed))
     return None
 
 
@@ -61,33 +62,35 @@ def _magic_pages(ram: memoryview, extents: Iterable[tuple[int, int]]) -> Iterato
 def _managed(heartbeat: Heartbeat, layout: RamLayout) -> tuple[GpaRange, ...]:
     """The managed ranges, in the ledger's order; empty when the figures do not fit this memory.
 
-    The ledger is as long as there is RAM, and where RAM below 4 GiB ends follows from the ledger's length, because the
-    firmware keeps an unknown bit of it; so both are found together.
+    The ledger is as long as there is RAM. On a PC, where RAM below 4 GiB ends follows from the ledger's length, because
+    the firmware keeps an unknown bit of it; so both are found together. Arm's virt keeps none.
     """
+    low, image = layout.low_gpa + _LOW_RESERVED, layout.low_gpa + _IMAGE_OFFSET
     above_pages = (layout.total_bytes - layout.below_4g_bytes) >> PAGE_SHIFT
-    main_pages = heartbeat.managed_pages - above_pages - ((_IMAGE_GPA - _LOW_RESERVED) >> PAGE_SHIFT)
-    if main_pages <= 0 or heartbeat.ledger_gpa % PAGE_SIZE or heartbeat.ledger_gpa < _IMAGE_GPA:
+    main_pages = heartbeat.managed_pages - above_pages - ((image - low) >> PAGE_SHIFT)
+    if main_pages <= 0 or heartbeat.ledger_gpa % PAGE_SIZE or heartbeat.ledger_gpa < image:
         return ()
+    low_pages = _LOW_RESERVED >> PAGE_SHIFT if layout.low_gpa else _LOW_PAGES
     ledger_pages, start = 0, 0
     for _ in range(8):
         start = heartbeat.ledger_gpa + ledger_pages * PAGE_SIZE
-        ram_pages = _LOW_PAGES + above_pages + ((start - _LOW_RESERVED) >> PAGE_SHIFT) + main_pages
+        ram_pages = low_pages + above_pages + ((start - low) >> PAGE_SHIFT) + main_pages
         ledger_pages, before = -(-ram_pages * _ENTRY_BYTES // PAGE_SIZE), ledger_pages
         if ledger_pages == before:
             break
     end = start + main_pages * PAGE_SIZE
-    if end > layout.below_4g_bytes:
+    if end > layout.low_gpa + layout.below_4g_bytes:
         return ()
     above = GpaRange(FOUR_GIB, FOUR_GIB + above_pages * PAGE_SIZE)
-    spans = (GpaRange(_LOW_RESERVED, _IMAGE_GPA), GpaRange(start, end), above)
+    spans = (GpaRange(low, image), GpaRange(start, end), above)
     return tuple(span for span in spans if span.pages)
 
 
-def _description(heartbeat: Heartbeat, gpa: int, managed: tuple[GpaRange, ...]) -> GuestDescription:
+def _description(heartbeat: Heartbeat, gpa: int, layout: RamLayout, managed: tuple[GpaRange, ...]) -> GuestDescription:
     return GuestDescription(
         protocol_version=0,
         probe_version=0,
-        arch="x86_64",
+        arch=layout.arch,
         vcpus=len(heartbeat.vcpus),
         boot_id=heartbeat.boot_id,
         boot_count=heartbeat.boot_count,

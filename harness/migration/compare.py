@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from harness.guest.pattern import LEDGER_LOCK, diagnose_page, read_ledger
 from harness.model.evidence import BlockComparison
 from harness.model.guest import GuestDescription, RamLayout
+from harness.model.machine import RAM_IDS
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SHIFT, PAGE_SIZE, Damage, PageDamage, coalesce
 from harness.model.page_set import PageSet
-from harness.vm.commandline import RAM_ID
 from harness.vm.ram import SharedRam
 from harness.vm.ram_compare import differing_pages
 
@@ -40,9 +40,9 @@ def compare_ram(
     if leave_out:
         pages = pages[~leave_out.holds(pages)]
     ram_addrs = [int(page) << PAGE_SHIFT for page in pages]
-    generations = _generations(source, layout, guest) if ram_addrs else {}
+    generations = generations_of(source, layout, guest) if ram_addrs else {}
     return BlockComparison(
-        block=RAM_ID,
+        block=RAM_IDS[layout.arch],
         source_bytes=source.size_bytes,
         destination_bytes=destination.size_bytes,
         pages_bad=len(ram_addrs),
@@ -100,7 +100,7 @@ def _page(ram: SharedRam, ram_addr: int) -> Lines:
     return ram.buffer[ram_addr : ram_addr + PAGE_SIZE]
 
 
-def _generations(ram: SharedRam, layout: RamLayout, guest: GuestDescription) -> dict[int, int]:
+def generations_of(ram: SharedRam, layout: RamLayout, guest: GuestDescription) -> dict[int, int]:
     """Generation of each managed page by gpa. A few hundred thousand entries at most, and only when pages differ."""
     ledger = read_ledger(ram.view, layout, guest) & np.uint32(LEDGER_LOCK - 1)
     gpas = (gpa for span in guest.managed for gpa in range(span.start, span.end, PAGE_SIZE))

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from harness.model.machine import Arch
 from harness.model.memory import PAGE_SIZE, Damage, GpaRange, PageDamage
 
 FOUR_GIB = 1 << 32
+VIRT_RAM_GPA = 1 << 30
+"""Where RAM of Arm's virt machine begins (QEMU hw/arm/virt.c, VIRT_MEM)."""
 
 
 class Workload(StrEnum):
@@ -53,14 +56,23 @@ class HaltMode(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RamLayout:
-    """Where main memory (one RAMBlock) lies in guest physical space, for machines with a hole below 4 GiB.
+    """Where main memory (one RAMBlock) lies in guest physical space.
 
     q35 (pc_q35_init in QEMU hw/i386/pc_q35.c): with 2816 MiB or more, 2 GiB lie below 4 GiB and the rest starts at
     4 GiB; ``max-ram-below-4g`` lowers what lies below.
+    virt (base_memmap in QEMU hw/arm/virt.c): one piece from 1 GiB on, without a hole.
     """
 
     below_4g_bytes: int
+    """Size of the first piece; the rest, if any, starts at 4 GiB."""
     total_bytes: int
+    low_gpa: int = 0
+    """Where the first piece starts."""
+
+    @property
+    def arch(self) -> Arch:
+        """Whose layout it is: only virt's RAM does not begin at 0."""
+        return Arch.AARCH64 if self.low_gpa else Arch.X86_64
 
     @classmethod
     def q35(cls, total_bytes: int, *, below_4g_mib: int = 0) -> RamLayout:
@@ -69,10 +81,20 @@ class RamLayout:
         most = min(most, below_4g_mib << 20) if below_4g_mib else most
         return cls(below_4g_bytes=min(most, total_bytes), total_bytes=total_bytes)
 
+    @classmethod
+    def virt(cls, total_bytes: int) -> RamLayout:
+        """The layout of Arm's virt machine."""
+        return cls(below_4g_bytes=total_bytes, total_bytes=total_bytes, low_gpa=VIRT_RAM_GPA)
+
+    @classmethod
+    def of(cls, arch: Arch, total_bytes: int, *, below_4g_mib: int = 0) -> RamLayout:
+        """The layout of the machine that the harness builds for *arch*; *below_4g_mib* is a PC's alone."""
+        return cls.virt(total_bytes) if arch is Arch.AARCH64 else cls.q35(total_bytes, below_4g_mib=below_4g_mib)
+
     def gpa_to_ram(self, gpa: int) -> int:
         """The ram_addr of *gpa*. Raises ValueError where there is no RAM."""
-        if 0 <= gpa < self.below_4g_bytes:
-            return gpa
+        if self.low_gpa <= gpa < self.low_gpa + self.below_4g_bytes:
+            return gpa - self.low_gpa
         ram_addr = gpa - FOUR_GIB + self.below_4g_bytes
         if gpa >= FOUR_GIB and ram_addr < self.total_bytes:
             return ram_addr
@@ -82,7 +104,9 @@ class RamLayout:
         """The gpa of *ram_addr*. Raises ValueError beyond the end."""
         if not 0 <= ram_addr < self.total_bytes:
             raise ValueError(f"ram_addr {ram_addr:#x} is beyond {self.total_bytes:#x} bytes of RAM")
-        return ram_addr if ram_addr < self.below_4g_bytes else ram_addr - self.below_4g_bytes + FOUR_GIB
+        if ram_addr < self.below_4g_bytes:
+            return self.low_gpa + ram_addr
+        return ram_addr - self.below_4g_bytes + FOUR_GIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

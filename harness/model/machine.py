@@ -21,6 +21,15 @@ class Arch(StrEnum):
     AARCH64 = "aarch64"
 
 
+DEFAULT_MACHINES = {Arch.X86_64: "pc-q35-7.2", Arch.AARCH64: "virt-7.2"}
+"""The machine type of each architecture when nobody says."""
+
+RAM_IDS = {Arch.X86_64: "pc.ram", Arch.AARCH64: "mach-virt.ram"}
+"""Name of main memory's RAMBlock: what QEMU itself calls it (default_ram_id in hw/i386/pc.c and hw/arm/virt.c)."""
+
+MAIN_RAM_IDS = frozenset(RAM_IDS.values())
+
+
 class Accel(StrEnum):
     """What runs the guest's instructions."""
 
@@ -37,6 +46,13 @@ X86_64_CPU = (
 ``max`` means another CPU in every version. ``x2apic`` came to TCG after 7.2, ``rdseed`` and ``pcid`` are not in 7.2.
 """
 
+
+AARCH64_CPU = "neoverse-n1"
+"""A named model of Armv8.2 that QEMU 7.2 and 10.0 have; ``max`` means another CPU in every version.
+
+No model moves between the two under TCG: 7.2 sends a register that 10.0 has not (AArch32 PAR, non-secure), 10.0 sends
+more than 7.2 has, and ID_DFR0_EL1 differs (seen with cortex-a35, a53, a57, a72, a76, neoverse-n1 and max).
+"""
 
 KVM_CPU = "host,-kvmclock,-kvmclock-stable-bit"
 """Whatever the host is. Firmware that registers a kvmclock page leaves KVM with a page that it updates when the clock
@@ -62,7 +78,11 @@ class MachineSpec:
     accel: Accel = Accel.TCG
     arch: Arch = Arch.X86_64
     cpu: str = ""
-    """Value of ``-cpu``; empty is :data:`X86_64_CPU` under TCG and ``host`` under KVM."""
+    """Value of ``-cpu``; empty is the architecture's model under TCG and ``host`` under KVM."""
+    gic_version: int = 3
+    """Of virt's interrupt controller; 4 needs *has_el2*."""
+    has_el2: bool = False
+    """Whether virt's vCPUs have EL2 (``virtualization=on``), and boot there."""
     vcpus: int = 1
     memory_mib: int = 128
     trim_kib: int = 0
@@ -94,15 +114,30 @@ class MachineSpec:
             raise UsageError(f"{self.vcpus} vCPUs: between 1 and {MAX_VCPUS} are possible")
         if self.trim_kib % 8 or self.trim_kib < 0:
             raise UsageError(f"trim_kib is {self.trim_kib}", hint="QEMU's memory comes in multiples of 8 KiB")
+        if self.gic_version not in {3, 4} or (self.gic_version == 4 and not self.has_el2):
+            raise UsageError(f"gic_version is {self.gic_version}", hint="it is 3, or 4 with has_el2")
         if self.below_4g_mib < 0:
             raise UsageError(f"below_4g_mib is {self.below_4g_mib}", hint="0 leaves it to the machine type")
+        if self.arch is Arch.AARCH64 and (self.below_4g_mib or self.hypercall_port):
+            raise UsageError(
+                "virt has neither a hole below 4 GiB nor a port for hypercalls", hint="use x86_64 for these"
+            )
         if self.memory_mib < 1 or self.memory_bytes <= 0:
             raise UsageError(f"{self.memory_mib} MiB of memory: at least 1 is needed")
 
     @property
     def cpu_model(self) -> str:
         """What ``-cpu`` gets: under KVM no list of ours would fit every host."""
-        return self.cpu or (X86_64_CPU if self.accel is Accel.TCG else KVM_CPU)
+        if self.cpu:
+            return self.cpu
+        if self.arch is Arch.AARCH64:
+            return AARCH64_CPU if self.accel is Accel.TCG else "host"
+        return X86_64_CPU if self.accel is Accel.TCG else KVM_CPU
+
+    @property
+    def ram_id(self) -> str:
+        """Name of main memory's RAMBlock."""
+        return RAM_IDS[self.arch]
 
     @property
     def memory_bytes(self) -> int:
@@ -118,8 +153,8 @@ class FdPlan:
     """A memfd that holds main memory; the harness maps it too."""
     qmp: int = 4
     console: int = 5
-    """Socket of COM1: lines for people."""
+    """Socket of COM1, or of virt's PL011: lines for people."""
     channel: int = 6
-    """Socket of COM2: the guest's command protocol."""
+    """Socket of COM2, or of virt's pci-serial: the guest's command protocol."""
     hypercalls: int = 7
     """Socket of COM3: what a protected guest asks its host. Only where the machine has that port."""

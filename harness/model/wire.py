@@ -37,7 +37,7 @@ class WireFault:
     targets: tuple[int, ...] = ()
     """ram_addrs to choose from; empty: pages that the stream shows to carry data."""
     block: str = ""
-    """RAM block of the targets; empty: the biggest."""
+    """RAM block of the targets; empty: main memory, or the biggest where none has its name."""
     at_fraction: float | None = None
     """Truncate, stall, cut: after this share of the guest's pages in the first pass; None: drawn from 0.1 to 0.6."""
     bytes_per_s: int = 16 << 20

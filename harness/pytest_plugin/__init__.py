@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--qemu", metavar="PATH", type=Path, help="QEMU of the source")
     group.addoption("--qemu-dst", metavar="PATH", type=Path, help="QEMU of the destination")
     group.addoption("--backend", metavar="NAME", help="how the guest's memory is protected (default: the case's)")
+    group.addoption("--arch", help="architecture of the guests: x86_64 (default) or aarch64")
     group.addoption("--accel", default="auto", help="auto, tcg or kvm")
     group.addoption("--cvmig-seed", metavar="N", help="seed of every case (default: one per case, printed)")
     group.addoption("--keep", default="fail", help="heavy artefacts stay: never, fail or always")
@@ -70,6 +71,7 @@ def play_case(request: pytest.FixtureRequest, cvmig_run: Any) -> Callable[..., A
         *,
         faults: tuple[str, ...] = (),
         seed: int | None = None,
+        arch: str | None = None,
         backend: str | None = None,
         qemu: Path | None = None,
         qemu_dst: Path | None = None,
@@ -79,6 +81,7 @@ def play_case(request: pytest.FixtureRequest, cvmig_run: Any) -> Callable[..., A
         words = Words(
             sets=tuple(f"{name}={json.dumps(value)}" for name, value in settings.items()),
             backend=backend or option("--backend"),
+            arch=arch or option("--arch"),
             accel=option("--accel"),
             qemu=qemu or option("--qemu"),
             qemu_dst=qemu_dst or option("--qemu-dst"),

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from harness.model.errors import UnsupportedError
-from harness.model.machine import Arch, FdPlan, MachineSpec
+from harness.model.machine import RAM_IDS, Arch, FdPlan, MachineSpec
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """seccomp filter of QEMU. ``spawn=deny`` also forbids ``exec:`` migration: unix, tcp and fd are what we use."""
 
 FDS = FdPlan()
 
-RAM_ID = "pc.ram"
+RAM_ID = RAM_IDS[Arch.X86_64]
+"""Of a PC; :attr:`MachineSpec.ram_id` knows it for every architecture."""
 
 
 class Knows(Protocol):
@@ -34,17 +34,13 @@ def command_line(spec: MachineSpec, binary: Knows, *, name: str, incoming: bool,
     """Return the argv that runs *spec* under *binary*, stopped at the first instruction.
 
     *name* goes into ``-name``; *incoming* makes it wait for ``migrate-incoming``.
-
-    Raises UnsupportedError for an architecture that has no command line yet.
     """
-    if spec.arch is not Arch.X86_64:
-        raise UnsupportedError(f"no command line for {spec.arch} yet", hint="use x86_64")
     return (
         str(binary.path),
         *("-name", f"guest={_escaped(name)},debug-threads=on"),
         *_bare(binary),
         *_machine(spec, fds),
-        *_control(fds),
+        *_control(spec, fds),
         *(_hypercalls(fds) if spec.hypercall_port else ()),
         *_payload(spec),
         *(word for device in spec.devices for word in ("-device", device)),
@@ -60,12 +56,11 @@ def _bare(binary: Knows) -> tuple[str, ...]:
 
 def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
     size = f"{spec.memory_bytes >> 10}K"
-    ram = f"memory-backend-file,id={RAM_ID},mem-path=/proc/self/fd/{fds.ram},share=on,size={size}"
+    ram = f"memory-backend-file,id={spec.ram_id},mem-path=/proc/self/fd/{fds.ram},share=on,size={size}"
     reboot = "reset" if spec.reboots else "shutdown"
-    split = f",max-ram-below-4g={spec.below_4g_mib}M" if spec.below_4g_mib else ""
+    options = _virt_options(spec) if spec.arch is Arch.AARCH64 else _pc_options(spec)
     return (
-        # Firmware looks at everything that is there, so what no guest of ours uses is not there.
-        *("-machine", f"{spec.machine},memory-backend={RAM_ID},smm=off,sata=off,usb=off,vmport=off{split}"),
+        *("-machine", f"{spec.machine},memory-backend={spec.ram_id},{options}"),
         *("-accel", spec.accel.value),
         *("-cpu", spec.cpu_model),
         *("-smp", f"{spec.vcpus},sockets=1,cores={spec.vcpus},threads=1"),
@@ -77,14 +72,28 @@ def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
     )
 
 
-def _control(fds: FdPlan) -> tuple[str, ...]:
+def _pc_options(spec: MachineSpec) -> str:
+    # Firmware looks at everything that is there, so what no guest of ours uses is not there.
+    split = f",max-ram-below-4g={spec.below_4g_mib}M" if spec.below_4g_mib else ""
+    return f"smm=off,sata=off,usb=off,vmport=off{split}"
+
+
+def _virt_options(spec: MachineSpec) -> str:
+    return f"gic-version={spec.gic_version}" + (",virtualization=on" if spec.has_el2 else "")
+
+
+def _control(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
+    # virt has one UART of its own, so its second line is a 16550 on PCI. A fixed slot keeps its stream's name.
+    is_virt = spec.arch is Arch.AARCH64
+    console = ("-serial", "chardev:console") if is_virt else ("-device", "isa-serial,id=com1,index=0,chardev=console")
+    channel = "pci-serial,id=com2,addr=0x1" if is_virt else "isa-serial,id=com2,index=1"
     return (
         *("-chardev", f"socket,id=qmp,fd={fds.qmp}"),
         *("-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=console,fd={fds.console}"),
-        *("-device", "isa-serial,id=com1,index=0,chardev=console"),
+        *console,
         *("-chardev", f"socket,id=channel,fd={fds.channel}"),
-        *("-device", "isa-serial,id=com2,index=1,chardev=channel"),
+        *("-device", f"{channel},chardev=channel"),
     )
 
 

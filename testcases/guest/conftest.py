@@ -20,10 +20,10 @@ from harness.guest.probe import Probe
 from harness.hosts.machine_probe import find_emulators
 from harness.model.deadline import Deadline
 from harness.model.guest import GuestDescription, RamLayout
-from harness.model.machine import TCG_TRIM_KIB
+from harness.model.machine import TCG_TRIM_KIB, Arch
 
 CHECKOUT = Path(__file__).parents[2]
-QEMUS = find_emulators("x86_64", CHECKOUT)
+QEMUS = [(arch, qemu) for arch in Arch for qemu in find_emulators(arch, CHECKOUT)]
 BOUND_S = 60.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -74,6 +74,7 @@ class Vm:
 @dataclass(slots=True, kw_only=True)
 class Lab:
     folder: Path
+    arch: Arch
     qemu: Path
     deadline: Deadline
     started: int = 0
@@ -92,7 +93,7 @@ class Lab:
             os.ftruncate(memfd, memory_kib << 10)
             area = mmap.mmap(memfd, memory_kib << 10)
             fds = [memfd, *(end.fileno() for end in theirs)]
-            words = command_line(str(self.qemu), fds, vcpus, memory_kib, console, below_4g_mib)
+            words = command_line(self.arch, str(self.qemu), fds, vcpus, memory_kib, console, below_4g_mib)
             process = await asyncio.create_subprocess_exec(*words, *options, pass_fds=fds)
             stack.push_async_callback(end_process, process)
             os.close(memfd)
@@ -103,7 +104,7 @@ class Lab:
             for writer in (monitor.streams[1], channel[1]):
                 stack.push_async_callback(close_writer, writer)
             await monitor.execute("qmp_capabilities")
-            layout = RamLayout.q35(memory_kib << 10, below_4g_mib=below_4g_mib)
+            layout = RamLayout.of(self.arch, memory_kib << 10, below_4g_mib=below_4g_mib)
             yield Vm(
                 process=process,
                 channel=channel,
@@ -121,6 +122,8 @@ class Lab:
         async with self.vm(*options, vcpus=vcpus, memory_mib=memory_mib, below_4g_mib=below_4g_mib) as vm:
             probe = Probe(*vm.channel)
             try:
+                # Asked while it boots, it would get the question twice: READY makes the channel repeat what is open.
+                await probe.ready(deadline=self.deadline)
                 yield vm, probe, await probe.describe(deadline=self.deadline)
             finally:
                 await probe.close()
@@ -129,17 +132,29 @@ class Lab:
         asyncio.run(story)
 
 
-def command_line(qemu: str, fds: list[int], vcpus: int, memory_kib: int, console: Path, below_4g_mib: int) -> list[str]:
+MACHINES = {Arch.X86_64: "pc-q35-7.2", Arch.AARCH64: "virt-7.2,gic-version=3"}
+
+
+def serial_lines(arch: Arch) -> tuple[str, ...]:
+    """Behind the console: the channel, and a PC's third line for hypercalls."""
+    if arch is Arch.AARCH64:
+        return ("-device", "pci-serial,addr=1,chardev=channel")
+    return ("-serial", "chardev:channel", "-serial", "chardev:hypercalls")
+
+
+def command_line(
+    arch: Arch, qemu: str, fds: list[int], vcpus: int, memory_kib: int, console: Path, below_4g_mib: int
+) -> list[str]:
     memfd, monitor, channel, hypercalls = fds
     split = f",max-ram-below-4g={below_4g_mib}M" if below_4g_mib else ""
     return [
         *(qemu, "-name", "cvmig-probe-test", "-nodefaults", "-display", "none", "-no-user-config"),
-        *("-machine", f"pc-q35-7.2,memory-backend=ram{split}", "-accel", "tcg", "-cpu", "max"),
-        *("-m", f"{memory_kib}K", "-smp", str(vcpus), "-kernel", str(probe_image())),
+        *("-machine", f"{MACHINES[arch]},memory-backend=ram{split}", "-accel", "tcg", "-cpu", "max"),
+        *("-m", f"{memory_kib}K", "-smp", str(vcpus), "-kernel", str(probe_image(arch))),
         *("-object", f"memory-backend-file,id=ram,size={memory_kib}K,mem-path=/proc/self/fd/{memfd},share=on"),
         *("-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
-        *("-serial", f"file:{console}", "-chardev", f"socket,id=channel,fd={channel}", "-serial", "chardev:channel"),
-        *("-chardev", f"socket,id=hypercalls,fd={hypercalls}", "-serial", "chardev:hypercalls"),
+        *("-chardev", f"socket,id=hypercalls,fd={hypercalls}", "-serial", f"file:{console}"),
+        *("-chardev", f"socket,id=channel,fd={channel}", *serial_lines(arch)),
     ]
 
 
@@ -154,18 +169,31 @@ async def close_writer(writer: asyncio.StreamWriter) -> None:
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-@pytest.fixture(params=QEMUS, ids=lambda path: path.parent.parent.name)
-def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
-    """Once per QEMU of this machine."""
-    return Lab(folder=tmp_path, qemu=request.param, deadline=Deadline.after(BOUND_S))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Modules that name their ARCHES run on these, the others on a PC alone."""
+    arches = getattr(metafunc.module, "ARCHES", (Arch.X86_64,))
+    named = [str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")]
+    if "lab" in metafunc.fixturenames:
+        found = [one for one in QEMUS if one[0] in arches]
+        metafunc.parametrize("lab", found, indirect=True, ids=[f"{arch}-{at.parent.parent.name}" for arch, at in found])
+    if "first_lab" in metafunc.fixturenames and not any("first_lab" in names for names in named):
+        metafunc.parametrize("first_lab", arches, indirect=True)
 
 
 @pytest.fixture
-def first_lab(tmp_path: Path) -> Lab:
-    """The QEMU on PATH alone, for what does not depend on QEMU."""
-    if not QEMUS:
-        pytest.skip("no qemu-system-x86_64")
-    return Lab(folder=tmp_path, qemu=QEMUS[0], deadline=Deadline.after(BOUND_S))
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
+    """Once per QEMU of this machine."""
+    arch, qemu = request.param
+    return Lab(folder=tmp_path, arch=arch, qemu=qemu, deadline=Deadline.after(BOUND_S))
+
+
+@pytest.fixture
+def first_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
+    """The first QEMU of each architecture, for what does not depend on QEMU."""
+    qemu = next((qemu for arch, qemu in QEMUS if arch is request.param), None)
+    if qemu is None:
+        pytest.skip(f"no qemu-system-{request.param}")
+    return Lab(folder=tmp_path, arch=request.param, qemu=qemu, deadline=Deadline.after(BOUND_S))
 
 
 Story = Callable[[Lab], Coroutine[Any, Any, None]]

@@ -14,8 +14,10 @@ from harness.guest.frames import Frame, FrameReader, Kind
 from harness.guest.probe import Probe
 from harness.guest.protocol import Command
 from harness.model.guest import GuestMemory, Heartbeat, Workload
+from harness.model.machine import Arch
 
 pytestmark = pytest.mark.vm
+ARCHES = tuple(Arch)
 SEED = 0x0123456789ABCDEF
 FAST = {"max-bandwidth": 10 << 30, "downtime-limit": 2000}
 

@@ -11,9 +11,11 @@ import pytest
 from harness.guest.pattern import damage_of_memory, page_bytes, read_ledger
 from harness.model.errors import ProtocolError
 from harness.model.guest import GuestDescription, GuestMemory, PatternCheck, RamLayout, Workload
+from harness.model.machine import Arch
 from harness.model.memory import LINE_SIZE, PAGE_SIZE, Damage
 
 pytestmark = pytest.mark.vm
+ARCHES = tuple(Arch)
 SEED = 0xFEED5EED12345678
 RANDOM = random.Random(3)
 

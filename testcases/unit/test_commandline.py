@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.model.errors import UnsupportedError, UsageError
+from harness.model.errors import UsageError
 from harness.model.machine import Accel, Arch, MachineSpec
 from harness.vm.commandline import command_line
 
@@ -20,7 +21,18 @@ class Binary:
     has_sandbox: bool = True
 
 
+ARM = Binary(path="qemu-system-aarch64")
 SPECS = {
+    "virt-7.2-source": (
+        MachineSpec(machine="virt-7.2", arch=Arch.AARCH64, vcpus=2, trim_kib=64, kernel="probe.elf"),
+        ARM,
+        False,
+    ),
+    "virt-10.0-gicv4-destination": (
+        MachineSpec(machine="virt-10.0", arch=Arch.AARCH64, cpu="max", gic_version=4, has_el2=True, kernel="probe.elf"),
+        ARM,
+        True,
+    ),
     "q35-7.2-source": (MachineSpec(kernel="probe.elf"), Binary(), False),
     "q35-7.2-destination": (MachineSpec(kernel="probe.elf"), Binary(), True),
     "q35-7.2-protected": (
@@ -66,9 +78,20 @@ def test_a_comma_in_the_name_does_not_become_an_option() -> None:
     assert words[words.index("-name") + 1].startswith("guest=cvmig-a,,b,")
 
 
-def test_another_architecture_is_unsupported() -> None:
-    with pytest.raises(UnsupportedError, match="aarch64"):
-        command_line(MachineSpec(arch=Arch.AARCH64), Binary(), name="cvmig-x", incoming=False)
+@pytest.mark.parametrize(("gic_version", "has_el2"), [(2, False), (4, False), (5, True)])
+def test_an_interrupt_controller_that_virt_has_not_is_refused(gic_version: int, has_el2: bool) -> None:
+    with pytest.raises(UsageError, match="gic_version"):
+        MachineSpec(machine="virt-7.2", arch=Arch.AARCH64, gic_version=gic_version, has_el2=has_el2)
+
+
+@pytest.mark.parametrize("more", [{"below_4g_mib": 32}, {"hypercall_port": True}])
+def test_what_only_a_pc_has_is_refused_for_arm(more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="virt has neither"):
+        MachineSpec(machine="virt-7.2", arch=Arch.AARCH64, **more)
+
+
+def test_an_arm_guest_gets_the_host_processor_under_kvm() -> None:
+    assert MachineSpec(machine="virt-7.2", arch=Arch.AARCH64, accel=Accel.KVM).cpu_model == "host"
 
 
 @pytest.mark.parametrize("machine", ["q35", "pc", "virt", "pc-q35-", "-7.2", "pc-q35-7.2,accel=kvm", ""])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,24 @@ def test_an_override_that_is_no_file_is_told(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv(OVERRIDE, str(tmp_path / "none"))
     with pytest.raises(SetupError, match=OVERRIDE):
         probe_image()
+
+
+def test_each_architecture_has_an_override_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.elf"
+    mine.write_bytes(b"x")
+    monkeypatch.setenv(f"{OVERRIDE}_AARCH64", str(mine))
+    monkeypatch.setenv(OVERRIDE, str(tmp_path / "none"))
+    assert probe_image(Arch.AARCH64) == mine
+
+
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="the host's own compiler does it")
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_a_missing_cross_compiler_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "make").symlink_to(str(shutil.which("make")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="needs aarch64-linux-gnu-gcc") as caught:
+        build_probe(SOURCE, tmp_path / "probe.elf", Arch.AARCH64)
+    assert "gcc-aarch64-linux-gnu" in caught.value.hint
 
 
 def test_a_missing_compiler_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

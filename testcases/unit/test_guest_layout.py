@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from harness.model.guest import FOUR_GIB, GuestDescription, RamLayout
+from harness.model.machine import Arch
 from harness.model.memory import GpaRange
 
 GIB = 1 << 30
@@ -38,6 +39,20 @@ def test_translation_is_its_own_inverse_around_the_hole(ram_addr: int, gpa: int)
 def test_a_gpa_without_ram_is_refused(gpa: int) -> None:
     with pytest.raises(ValueError, match="no RAM"):
         RamLayout.q35(5 * GIB).gpa_to_ram(gpa)
+
+
+@pytest.mark.parametrize(("ram_addr", "gpa"), [(0, GIB), (3 * GIB, FOUR_GIB), (5 * GIB - 1, 6 * GIB - 1)])
+def test_memory_of_virt_is_one_piece_from_one_gib_on(ram_addr: int, gpa: int) -> None:
+    layout = RamLayout.of(Arch.AARCH64, 5 * GIB)
+    assert layout.ram_to_gpa(ram_addr) == gpa
+    assert layout.gpa_to_ram(gpa) == ram_addr
+    assert layout.arch is Arch.AARCH64
+
+
+@pytest.mark.parametrize("gpa", [0, GIB - 1, 6 * GIB])
+def test_virt_has_no_memory_elsewhere(gpa: int) -> None:
+    with pytest.raises(ValueError, match="no RAM"):
+        RamLayout.virt(5 * GIB).gpa_to_ram(gpa)
 
 
 def test_a_ram_addr_beyond_the_end_is_refused() -> None:

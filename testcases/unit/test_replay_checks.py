@@ -10,8 +10,8 @@ from harness.cases.replay import _may_be_misread
 from harness.checks.memory import check_pattern
 from harness.guest.heartbeat import MAGIC
 from harness.guest.resident import find_probe
-from harness.model.guest import PatternCheck, RamLayout
-from harness.model.memory import Damage, PageDamage
+from harness.model.guest import VIRT_RAM_GPA, PatternCheck, RamLayout
+from harness.model.memory import Damage, GpaRange, PageDamage
 
 MIB = 1 << 20
 LEDGER_GPA = 0x240000
@@ -68,6 +68,21 @@ def test_the_probe_is_found_by_its_heartbeat_page() -> None:
     assert (first.start, first.end) == (MIB, 2 * MIB)
     # 256 pages below the image, 159 of conventional memory, what lies between, and the rest: three pages of ledger.
     assert second.start == LEDGER_GPA + 0x3000
+
+
+def test_a_probe_in_virt_s_memory_is_found_too() -> None:
+    """4096 pages of RAM have a ledger of four; all RAM but the first MiB, the image and these is managed."""
+    ram = bytearray(16 * MIB)
+    ledger_gpa = VIRT_RAM_GPA + 0x240000
+    managed = 256 + ((16 * MIB - 0x240000) >> 12) - 4
+    struct.pack_into("<QQIIQQQQ", ram, 0x220000, MAGIC, 0xB007, 1, 2, 0x5EED, ledger_gpa, managed, 1)
+    found = find_probe(memoryview(ram), [(0, len(ram))], RamLayout.virt(len(ram)))
+    assert found is not None
+    assert (found.description.arch, found.description.heartbeat_gpa) == ("aarch64", VIRT_RAM_GPA + 0x220000)
+    assert found.description.managed == (
+        GpaRange(VIRT_RAM_GPA + MIB, VIRT_RAM_GPA + 2 * MIB),
+        GpaRange(ledger_gpa + 0x4000, VIRT_RAM_GPA + 16 * MIB),
+    )
 
 
 @pytest.mark.parametrize(

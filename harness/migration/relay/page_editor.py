@@ -20,6 +20,7 @@ from harness.migration.stream.elements import (
 )
 from harness.migration.stream.format import FLAG_CONTINUE, FLAG_PAGE, SectionType
 from harness.migration.stream.writer import encode, encode_page
+from harness.model.machine import MAIN_RAM_IDS
 from harness.model.memory import PAGE_SIZE
 from harness.model.seed import Seed
 from harness.model.wire import AppliedFault, WireFault
@@ -215,7 +216,9 @@ class _Anchor:
 
 
 def _block_of(fault: WireFault, blocks: Sequence[RamBlock]) -> RamBlock | None:
-    named = [block for block in blocks if block.name == fault.block] if fault.block else blocks
+    # Arm's virt has flash of 64 MiB, larger than the memory of a small guest.
+    main = [block for block in blocks if block.name in MAIN_RAM_IDS]
+    named = [block for block in blocks if block.name == fault.block] if fault.block else main or blocks
     return max(named, key=lambda block: block.used_bytes, default=None)
 
 

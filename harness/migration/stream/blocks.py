@@ -9,6 +9,7 @@ from harness.migration.stream import xbzrle
 from harness.migration.stream.elements import Element, PageKind, PageRecord, RamBlock, RamBlockList, RamPages
 from harness.migration.stream.parser import StreamParser
 from harness.model.errors import StreamError
+from harness.model.machine import MAIN_RAM_IDS
 
 MAX_BLOCK_BYTES = 32 << 20
 """Larger blocks are guest memory; the host compares them in place, not from a stream."""
@@ -51,7 +52,7 @@ class BlockContents:
         data[record.ram_addr : record.ram_addr + len(old)] = page[: len(old)]
 
 
-def small_blocks(data: bytes | memoryview, *, without: frozenset[str] = frozenset({"pc.ram"})) -> Mapping[str, bytes]:
+def small_blocks(data: bytes | memoryview, *, without: frozenset[str] = MAIN_RAM_IDS) -> Mapping[str, bytes]:
     """Final content of every RAM block of a captured stream but those in *without*.
 
     To compare two saved streams block by block; both a plain stream and one with x-ignore-shared will do.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from harness.migration.stream.arm_registers import with_named_registers
 from harness.migration.stream.cursor import Cursor, NeedMoreError
 from harness.migration.stream.elements import Tail
 from harness.migration.stream.format import SectionType
@@ -74,7 +75,7 @@ class _Walker:
             vmsd=str(entry.get("vmsd_name", "")),
             version=version,
             subsections=tuple(self._subsections),
-            fields=tuple(self._fields),
+            fields=tuple(with_named_registers(self._fields)),
             offset=offset,
             size_bytes=cursor.offset - offset,
         )

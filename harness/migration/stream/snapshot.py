@@ -15,6 +15,7 @@ from harness.migration.stream.elements import Configuration, Element, Tail
 from harness.migration.stream.parser import StreamParser
 from harness.model.device_state import DeviceState
 from harness.model.errors import StreamError
+from harness.model.machine import MAIN_RAM_IDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +27,9 @@ class Snapshot:
     devices: DeviceState
 
     @classmethod
-    def of(cls, data: bytes | memoryview, *, main: str = "pc.ram") -> Snapshot:
+    def of(cls, data: bytes | memoryview) -> Snapshot:
         """The snapshot of a whole stream. Raises StreamError."""
-        collector, parser = SnapshotCollector(main=main), StreamParser()
+        collector, parser = SnapshotCollector(), StreamParser()
         for element in [*parser.feed(data), *parser.close()]:
             collector.add(element)
         return collector.snapshot()
@@ -37,8 +38,8 @@ class Snapshot:
 class SnapshotCollector:
     """Feed it every element of a stream."""
 
-    def __init__(self, *, main: str = "pc.ram") -> None:
-        self._blocks = BlockContents(without=frozenset({main}))
+    def __init__(self) -> None:
+        self._blocks = BlockContents(without=MAIN_RAM_IDS)
         self._machine = ""
         self._tail: Tail | None = None
         self._damage = ""

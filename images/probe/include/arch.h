@@ -13,6 +13,9 @@ struct cpu;
 /* Number written into DESCRIBE: ARCH_X86_64, ... */
 extern const uint32_t arch_id;
 
+/* RAM below this gpa is never managed: firmware or the device tree lives there. */
+extern const uint64_t arch_reserved_end;
+
 /* Boot, in this order; the first is called by arch code with the boot processor's struct cpu set. */
 void arch_find_memory(void *boot_info);             /* calls memory_add_ram() for each range */
 void arch_init_boot_cpu(void);                      /* traps, page tables for all RAM, interrupt controllers, timer */

@@ -1,8 +1,6 @@
 /* RAM, what the probe keeps for itself, and what carries the pattern. */
 #include "probe.h"
 
-#define LOW_RESERVED 0x100000ull
-
 extern char image_start[], image_end[];
 
 struct ranges ram, managed;
@@ -48,8 +46,8 @@ void memory_settle(void)
 	for (unsigned i = 0; i < ram.count; i++) {
 		uint64_t start = ram.at[i].start, end = ram.at[i].end;
 
-		if (start < LOW_RESERVED)
-			start = LOW_RESERVED;
+		if (start < arch_reserved_end)
+			start = arch_reserved_end;
 		if (start < taken_end && end > (uint64_t)image_start) {
 			manage(start, (uint64_t)image_start);
 			start = taken_end;

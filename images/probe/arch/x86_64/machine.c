@@ -19,6 +19,7 @@ struct memmap_entry {
 };
 
 const uint32_t arch_id = ARCH_X86_64;
+const uint64_t arch_reserved_end = 0x100000;
 uint64_t low_ram_end;
 static uint64_t rsdp_gpa;
 static void *start_info;

@@ -61,6 +61,7 @@ static uint64_t load(const uint64_t *entry)
 	return __atomic_load_n(entry, __ATOMIC_ACQUIRE);
 }
 
+/* For who holds the lock. */
 static uint64_t *leaf_of(uint64_t gpa, uint64_t *size)
 {
 	uint64_t *entry = &page_pdpt[gpa / GIB % 512];
@@ -68,6 +69,17 @@ static uint64_t *leaf_of(uint64_t gpa, uint64_t *size)
 	for (*size = GIB; *size > PAGE_SIZE && !(load(entry) & LARGE); *size /= 512)
 		entry = (uint64_t *)(load(entry) & ADDRESS) + gpa / (*size / 512) % 512;
 	return entry;
+}
+
+/* The leaf's value, each level read once: who holds no lock may see another vCPU split the page, and an entry that is read
+ * again is a table by then, which has no C-bit. */
+static uint64_t leaf_value(uint64_t gpa, uint64_t *size)
+{
+	uint64_t value = load(&page_pdpt[gpa / GIB % 512]);
+
+	for (*size = GIB; *size > PAGE_SIZE && !(value & LARGE); *size /= 512)
+		value = load((const uint64_t *)(value & ADDRESS) + gpa / (*size / 512) % 512);
+	return value;
 }
 
 static void split(uint64_t *entry, uint64_t size)
@@ -151,14 +163,14 @@ bool arch_tables_shared(uint64_t gpa)
 {
 	uint64_t size;
 
-	return !(load(leaf_of(gpa, &size)) & cvm.cbit_mask);
+	return !(leaf_value(gpa, &size) & cvm.cbit_mask);
 }
 
 bool arch_tables_changed(uint64_t gpa)
 {
 	uint64_t size;
 
-	return load(leaf_of(gpa, &size)) & CHANGED;
+	return leaf_value(gpa, &size) & CHANGED;
 }
 
 void arch_tables_walk(void (*shared)(void *state, uint64_t start, uint64_t end), void *state)
@@ -166,7 +178,7 @@ void arch_tables_walk(void (*shared)(void *state, uint64_t start, uint64_t end),
 	uint64_t start = 0, end = 0, size, top = top_of_ram();
 
 	for (uint64_t gpa = 0; gpa < top; gpa = next_ram((gpa & ~(size - 1)) + size)) {
-		if (load(leaf_of(gpa, &size)) & cvm.cbit_mask)
+		if (leaf_value(gpa, &size) & cvm.cbit_mask)
 			continue;
 		if (end != gpa) {
 			if (start < end)
