@@ -97,6 +97,11 @@ class Capture:
         return found
 
     @property
+    def is_protected(self) -> bool:
+        """Whether the guest called a host that protects it: it has a third serial port for that."""
+        return any(device.label == "serial/2" for device in self.summary.devices)
+
+    @property
     def arch(self) -> Arch:
         """The guest's, by the name of its main memory."""
         ids = {name: arch for arch, name in RAM_IDS.items()}
@@ -139,7 +144,7 @@ class Origin:
 
     def machine_settings(self) -> dict[str, Any]:
         """Machine type, memory and vCPUs as they were asked for."""
-        names = ("machine", "memory_mib", "trim_kib", "vcpus")
+        names = ("machine", "memory_mib", "trim_kib", "below_4g_mib", "vcpus")
         return {name: self.request["settings"][name] for name in names if name in self.request["settings"]}
 
 

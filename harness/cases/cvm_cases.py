@@ -7,8 +7,8 @@ from typing import Any
 from harness.cases.case import case
 from harness.cases.circumstances import Circumstance, ProtectedCaseSettings
 from harness.cases.hop import move, start_destination
-from harness.cases.judge_protection import cvm_page_of
 from harness.cases.load import fill_and_load, verify
+from harness.cases.map_witness import cvm_page_of
 from harness.cases.protected_move import protected_move, shield_of
 from harness.cases.stage import Guest, Stage
 from harness.cases.witness import beats_of, beats_on, run_state

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.cases.map_witness import cvm_page_of, in_flight_pages, maps_at_stop
 from harness.cases.protection_settings import ProtectionSettings
 from harness.cases.sealed_wire import SealedWire
 from harness.cases.shield import Shielded
@@ -16,6 +17,7 @@ from harness.cases.stage import Guest, Stage
 from harness.checks import (
     guest_protection,
     host_pins,
+    page_map_blocks,
     session,
     session_packets,
     vcpu_protection,
@@ -27,19 +29,13 @@ from harness.checks.handshake import check_handshake
 from harness.checks.page_map import HYPERCALLS, LIST, VIEWS, check_hypercalls, check_shared_list, check_views
 from harness.checks.precondition import check_fault_applied
 from harness.checks.protection_preconditions import check_around_hole, check_both_kinds, check_converted
+from harness.confidential.soft.firmware import FIRMWARE_BLOCKS
 from harness.confidential.soft.status import CommandRefusedError
-from harness.guest.cvm_page import read_cvm_page
 from harness.migration.driver import Moved
-from harness.model.address_map import AddressMap
-from harness.model.cvm_guest import ConversionStep, CvmGuest
 from harness.model.errors import BlockedError, LostError
-from harness.model.live_page_map import replay
 from harness.model.map_strip import map_strip
-from harness.model.memory import PAGE_SHIFT, GpaRange
-from harness.model.page_map import PageMap, Witness
-from harness.model.page_map_views import MapEvidence, MapView
 from harness.model.page_set import PageSet
-from harness.model.protection import AttemptEnd, ConversionsInMove, ProtectionSnapshot, SessionEvidence
+from harness.model.protection import AttemptEnd, ConversionsInMove, SealedRecords, SessionEvidence
 from harness.model.session_sequence import sequence_of
 from harness.model.verdict import Verdict
 from harness.vm.commandline import RAM_ID
@@ -140,6 +136,7 @@ def judge_wire(stage: Stage, guest: Guest, crossing: Crossing, wire: SealedWire)
     coverage = wire_records.check_coverage(records, final, addresses, in_flight=in_flight)
     notebook.judge(wire_records.CHECK, coverage)
     notebook.judge(wire_secrecy.CHECK, wire_secrecy.check_secrecy(records))
+    notebook.judge(page_map_blocks.CHECK, page_map_blocks.check_block_kinds(_block_records(records)))
     notebook.judge(session_packets.CHECK, session_packets.check_packets(attempt, addresses))
     notebook.judge(PRECONDITION, check_both_kinds(records))
     _judge_struck(stage, wire)
@@ -151,7 +148,7 @@ def judge_crossing(stage: Stage, guest: Guest, crossing: Crossing) -> None:
     sent, held = crossing.source.protection.snapshot(), crossing.destination.protection.snapshot()
     addresses, said = crossing.source.addresses, cvm_page_of(guest, guest.vm)
     stage.events.emit("guest", "at stop", converting=[f"{item.step.name} {item.range}" for item in said.in_flight])
-    evidence = _maps_at_stop(crossing, sent, held, said)
+    evidence = maps_at_stop(crossing.source, crossing.destination, sent=sent, held=held, said=said)
     notebook.judge(VIEWS, check_views(evidence))
     notebook.judge(LIST, [*check_shared_list(sent.entries), *check_shared_list(held.entries)])
     notebook.judge(HYPERCALLS, check_hypercalls(sent.conversions))
@@ -212,73 +209,22 @@ def may_source_run(crossing: Crossing) -> bool:
     return True
 
 
-def cvm_page_of(guest: Guest, vm: Vm) -> CvmGuest:
-    """The cvm page of *guest* in the memory of *vm*, which need not run."""
-    return read_cvm_page(vm.ram.view, guest.layout, guest.cvm_gpa)
-
-
-def in_flight_pages(said: CvmGuest, addresses: AddressMap) -> PageSet:
-    """RAM pages of a stopped guest on which its tables and its host may disagree, because it was converting them.
-
-    Their content means nothing until they are written again. Where that has begun both agree, and every byte counts.
-    """
-    amid = [item.range for item in said.in_flight if item.step is not ConversionStep.REWRITING]
-    return pages_of(addresses, amid)
-
-
-def pages_of(addresses: AddressMap, ranges: list[GpaRange]) -> PageSet:
-    """RAM pages behind gpa *ranges*."""
-    gfns = PageSet.from_ranges((item.start >> PAGE_SHIFT, item.end >> PAGE_SHIFT) for item in ranges)
-    return addresses.to_ram(gfns)[0]
-
-
-def maps_after(stage: Stage, guest: Guest, shared: list[GpaRange]) -> None:
-    """Judge the map of a guest that runs and converts nothing: *shared* is what it says of its own tables."""
-    assert stage.shield
-    host = stage.shield.of(guest.vm)
-    now = host.protection.snapshot()
-    walked = PageMap(total_pages=host.addresses.pages, shared=pages_of(host.addresses, shared))
-    views = [MapView(witness=Witness.GUEST_TABLES, page_map=walked), *_host_views(host, now)]
-    evidence = MapEvidence(
-        views=tuple(views), addresses=host.addresses, initial=now.initial, conversions=now.conversions
-    )
-    stage.notebook.judge(VIEWS, check_views(evidence))
-    stage.notebook.map_strips.append(map_strip(evidence, title="at the end"))
+def _block_records(records: SealedRecords) -> list[page_map_blocks.BlockRecords]:
+    return [
+        page_map_blocks.BlockRecords(
+            block=item.block,
+            private_pages=item.packet_pages,
+            shared_pages=item.plain_pages,
+            is_launch_encrypted=item.block in FIRMWARE_BLOCKS,
+        )
+        for item in records.blocks
+    ]
 
 
 def _judge_struck(stage: Stage, wire: SealedWire) -> None:
     """A fault between the hosts that never struck proves nothing."""
     for struck in wire.between.editor.struck() if wire.between else ():
         stage.notebook.judge(PRECONDITION, check_fault_applied(struck.name, struck.times))
-
-
-def _maps_at_stop(
-    crossing: Crossing, sent: ProtectionSnapshot, held: ProtectionSnapshot, said: CvmGuest
-) -> MapEvidence:
-    streamed, has_come = crossing.destination.protection.received_map()
-    return MapEvidence(
-        views=(
-            *_host_views(crossing.source, sent),
-            MapView(witness=Witness.STREAM, page_map=streamed, knows=has_come),
-            MapView(witness=Witness.DESTINATION, page_map=held.page_map),
-        ),
-        addresses=crossing.source.addresses,
-        initial=sent.initial,
-        conversions=sent.conversions,
-        in_flight=in_flight_pages(said, crossing.source.addresses),
-    )
-
-
-def _host_views(host: Shielded, now: ProtectionSnapshot) -> list[MapView]:
-    told = replay(now.initial, now.conversions, host.addresses)
-    views = [
-        MapView(witness=Witness.HYPERCALLS, page_map=told),
-        MapView(witness=Witness.HOST_LIST, page_map=now.page_map),
-    ]
-    if tables := host.protection.truth_map():
-        known = tables.page_map.everything - tables.unknown
-        views.insert(0, MapView(witness=Witness.HOST_WALK, page_map=tables.page_map, knows=known))
-    return views
 
 
 def _session(crossing: Crossing, end: AttemptEnd) -> SessionEvidence:

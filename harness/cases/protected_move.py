@@ -8,18 +8,19 @@ from dataclasses import replace
 from harness.cases.attempt import cancelled_attempt
 from harness.cases.circumstances import Circumstance, ProtectedCaseSettings
 from harness.cases.hop import move, start_destination
-from harness.cases.judge_protection import cvm_page_of, maps_after
 from harness.cases.load import fill_and_load, stop_work, verify
+from harness.cases.map_witness import cvm_page_of, maps_after
 from harness.cases.protection_settings import ConversionShape, ProtectionSettings
 from harness.cases.shield import Shield
 from harness.cases.stage import Guest, Stage, read_clock
 from harness.checks import guest_protection
 from harness.checks.handshake import CHECK as HANDSHAKE
 from harness.checks.handshake import check_boot
-from harness.checks.page_map import RESET, check_after_reset
+from harness.checks.page_map import RESET, VIEWS, check_after_reset, check_views
 from harness.model.cvm_guest import ConversionStatus, Phase, Shapes
 from harness.model.errors import PreconditionError
 from harness.model.guest import HaltMode, Workload
+from harness.model.map_strip import map_strip
 from harness.model.memory import PAGE_SHIFT
 from harness.model.page_map import PageMap
 from harness.model.protection import GuestBoot
@@ -53,7 +54,10 @@ async def protected_move(stage: Stage, settings: ProtectedCaseSettings) -> Guest
     for hop in range(number, last):
         if hop > number:
             destination = await start_destination(stage, settings, hop)
-        guest = await move(stage, guest, settings, number=hop, destination=destination, is_last=hop == last - 1)
+        left, is_last = guest.vm, hop == last - 1
+        guest = await move(stage, guest, settings, number=hop, destination=destination, is_last=is_last)
+        if not is_last:
+            stage.retire(left)
     if settings.has(Circumstance.OFFLINE):
         await bring_online(stage, guest)
     await last_words(stage, guest)
@@ -208,7 +212,9 @@ async def last_words(stage: Stage, guest: Guest) -> None:
     """What the guest says at the end: its memory, its tables, its handler, and what conversions show."""
     await verify(stage, guest)
     shared = await guest.confidential.shared_ranges(deadline=stage.deadline)
-    maps_after(stage, guest, list(shared))
+    evidence = maps_after(shield_of(stage).of(guest.vm), list(shared))
+    stage.notebook.judge(VIEWS, check_views(evidence))
+    stage.notebook.map_strips.append(map_strip(evidence, title="at the end"))
     gpa = guest.description.page_gpa(guest.description.managed_pages // 2)
     pages = min(_STALE_PAGES, guest.description.managed_pages // 2)
     stale = await guest.confidential.stale(gpa, pages, deadline=stage.deadline)

@@ -31,6 +31,11 @@ def request_of(file: Path, words: Words) -> Request:
             f"{file} does not tell its machine: {capture.summary.damage or 'no configuration or no main memory'}",
             hint="see 'cvmig stream inspect'; a stream in its run's folder can do with less",
         )
+    if capture.is_protected:
+        raise UsageError(
+            f"{file} is of a protected guest: without its host's state and keys nobody answers it",
+            hint="play it again with 'cvmig repro RUN_DIR'; 'cvmig stream inspect' shows what is in the stream",
+        )
     seed = parse_seed(words.seed) if words.seed else Seed(origin.request["seed"]) if origin else None
     accel = parse_accel(words.accel) or (origin and origin.accel) or capture.accel()
     defaults = {

@@ -78,13 +78,12 @@ async def open_sealed_wire(
                 listen=listen("host"),
                 connect=Endpoint.parse(uri),
                 private_seed=stage.seed.sub("pattern"),
-                record=record,
             )
         )
         between = None
         if on_the_wire := sorted(fault for fault in shield.faults if SOFT_FAULTS[fault].owner is Owner.WIRE):
             erring = open_packet_faults(
-                on_the_wire, listen=listen("wire"), connect=Endpoint.parse(behind.uri), seed=stage.seed
+                on_the_wire, listen=listen("wire"), connect=Endpoint.parse(behind.uri), seed=stage.seed, record=record
             )
             between = await stack.enter_async_context(erring)
         front = await stack.enter_async_context(
@@ -97,6 +96,7 @@ async def open_sealed_wire(
                 soft_faults=shield.faults,
                 wire_faults=faults,
                 fault_listen=listen("errs"),
+                record=None if between else record,
             )
         )
         yield SealedWire(source=front, destination=behind, between=between)

@@ -12,7 +12,7 @@ from math import inf
 from harness.cases.capture import Capture, stream_path
 from harness.cases.faults import HostFault
 from harness.cases.heat import heat_of
-from harness.cases.judge_protection import cvm_page_of, in_flight_pages
+from harness.cases.map_witness import cvm_page_of, in_flight_pages
 from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.cases.wire import Wire
 from harness.checks.device_state import check_device_state

@@ -1,7 +1,8 @@
 """RAM blocks other than main memory: each travels as the kind that its content needs (class B11).
 
 The rules are those of the AMD/Hygon series: ROM, ``system.flash1`` (variables) and ``vga.vram`` are shared with the
-host; ``system.flash0`` (code) is private, or vCPUs that are reset on the destination fetch garbage.
+host; ``system.flash0`` (code) is private, and ``pc.bios`` where it was encrypted at launch, or vCPUs that are reset on
+the destination fetch garbage.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class BlockRecords:
     """RAMBlock idstr."""
     private_pages: int
     shared_pages: int
+    is_launch_encrypted: bool = False
+    """Whether its content was encrypted at launch; only asked of ``pc.bios``, which not every backend encrypts."""
 
     @property
     def is_rom(self) -> bool:
@@ -47,7 +50,7 @@ def check_block_kinds(blocks: Sequence[BlockRecords]) -> tuple[Finding, ...]:
 
 
 def _wrong(item: BlockRecords) -> tuple[tuple[str, int], ...]:
-    if item.block == "system.flash0":
+    if item.block == "system.flash0" or (item.block == "pc.bios" and item.is_launch_encrypted):
         return (("shared", item.shared_pages),)
     if item.block in _SHARED_BLOCKS or item.is_rom:
         return (("private", item.private_pages),)

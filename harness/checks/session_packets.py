@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from harness.checks.page_map import place
 from harness.checks.refusals import words_of
 from harness.checks.session import succeeded
+from harness.confidential.soft.firmware import block_page_of
 from harness.confidential.soft.status import FirmwareStatus
 from harness.model.address_map import AddressMap
 from harness.model.page_set import PageSet
@@ -57,6 +58,8 @@ def _where(command: SessionCommand, addresses: AddressMap) -> str:
         return f"vcpu {command.vcpu}"
     if command.ram_page is None:
         return f"destination {command.name}"
+    if (block_page := block_page_of(command.ram_page)) is not None:
+        return f"page {block_page:#x} of the firmware's block"
     if command.ram_page >= addresses.pages:
         return f"RAM page {command.ram_page:#x}, beyond {addresses.pages:#x} pages of main memory"
     return place(addresses, PageSet.of((command.ram_page, command.ram_page + 1)))

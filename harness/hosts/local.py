@@ -16,6 +16,7 @@ from harness.hosts.machine_probe import (
     probe_emulators,
     probe_memory,
 )
+from harness.hosts.tracer_probe import probe_strace
 
 
 class LocalHost:
@@ -39,4 +40,5 @@ class LocalHost:
             probe_kvm(self.root),
             *probe_confidential(self.root),
             probe_gicv4_1(self.root),
+            probe_strace(self.root),
         )

@@ -133,13 +133,23 @@ class ProtectionSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockKinds:
+    """How the pages of a RAM block travelled, by the latest record of each."""
+
+    block: str
+    """RAMBlock idstr."""
+    packet_pages: int
+    plain_pages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedRecords:
     """What an observer of the wire between two hosts counted."""
 
     starts: int = 0
     """Records that carried a session."""
     pages: int = 0
-    """Packets of private pages."""
+    """Packets of private pages, those of the firmware's block included."""
     plain_pages: int = 0
     """Plain records of main memory."""
     batches: tuple[int, ...] = ()
@@ -162,6 +172,8 @@ class SealedRecords:
     """Batch windows without a page that says that it is the last (subtype 5)."""
     packet_pages: PageSet = field(default_factory=PageSet.empty)
     """RAM pages that came as a packet at least once."""
+    blocks: tuple[BlockKinds, ...] = ()
+    """RAM blocks other than main memory that came."""
 
     @property
     def is_whole(self) -> bool:

@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, SetupError
-from harness.vm.artefact import ArtefactFile
 
 _HIGH_FD = 64
 """Sources of inherited descriptors are moved above the numbers that the child knows."""
@@ -53,10 +53,17 @@ class Exit:
             return f"was killed by signal {-self.status}"
 
 
+class Log(Protocol):
+    """Takes what a process says. Never raises."""
+
+    def write(self, data: bytes) -> None:
+        """The next bytes of it."""
+
+
 class Process:
     """One child process. Belongs to the event loop that started it."""
 
-    def __init__(self, argv: Sequence[str], *, inherit: Mapping[int, int], log: ArtefactFile) -> None:
+    def __init__(self, argv: Sequence[str], *, inherit: Mapping[int, int], log: Log) -> None:
         """Start *argv*; *inherit* maps the child's descriptor numbers to ours, *log* takes stdout and stderr.
 
         Raises SetupError when it cannot be executed.

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from harness.cases.ask import Words
+from harness.cases.replay_request import request_of
 from harness.migration.sealed.tap import clear_lines
+from harness.model.errors import UsageError
 from harness.model.seed import Seed
 from harness.model.verdict import Verdict
 from testcases.conftest import NEWER_QEMU, SEED, Player
@@ -57,6 +60,31 @@ def test_the_scan_finds_a_line_that_is_there(play: Player) -> None:
     result = play("pagemap/precopy", "qemu-private-in-clear", record=True, keep="always")
     found = clear_lines(Path(result.run_dir) / "stream.bin", Seed(SEED).sub("pattern"))
     assert next(iter(found), None) is not None
+
+
+def test_the_stream_of_a_protected_guest_is_not_replayed(play: Player) -> None:
+    result = play("pagemap/precopy", "qemu-list-not-sent", keep="always")
+    with pytest.raises(UsageError, match="protected guest"):
+        request_of(Path(result.run_dir) / "stream.bin", Words())
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        ("host-kill-source", Verdict.LOST),
+        ("host-kill-destination", Verdict.LOST),
+        ("wire-cut", Verdict.FAIL),
+        ("wire-truncate", Verdict.FAIL),
+        ("guest-crash", Verdict.FAIL),
+        ("host-run-source", Verdict.FAIL),
+        ("wire-corrupt-device", Verdict.FAIL),
+        ("wire-flip-bit:count=4", Verdict.FAIL),
+    ],
+)
+def test_what_breaks_a_plain_move_breaks_a_protected_one(play: Player, fault: str, verdict: Verdict) -> None:
+    result = play("memory/precopy", fault, backend="soft-csv2", memory_mib=64, working_set_mib=16)
+    assert result.verdict is verdict, result.reason
+    assert not [finding for finding in result.findings if finding.check == "precondition"]
 
 
 @pytest.mark.parametrize(

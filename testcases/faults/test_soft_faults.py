@@ -25,6 +25,7 @@ DIAGNOSES: dict[SoftFault, tuple[str, str] | Verdict] = {
     SoftFault.VC_DROPS_REGISTERS: ("page-map/hypercalls", "zero-arguments"),
     SoftFault.ASSERT_WITHOUT_FEATURE: ("handshake/blocker", "assert-without-feature"),
     SoftFault.VARIABLE_MISSING: BLOCKED,
+    SoftFault.FLASH0_SHARED: ("page-map/blocks", "shared-record"),
     SoftFault.KEXEC_KEEPS_RANGES: ("page-map/reset", "kept-over-kexec"),
     SoftFault.RETRY_IGNORED: ("page-map/views", "never-reported"),
     SoftFault.REUSES_UNCONVERTED: ("page-map/views", "failed-conversion"),
@@ -124,3 +125,8 @@ def test_a_wrong_map_really_destroys_pages(play: Player, fault: SoftFault) -> No
     """The emulation hurts: what travels as the wrong kind is garbage to the guest."""
     found = findings_of(play(CASE, fault.value))
     assert {("memory/guest", "random"), ("memory/host", "random")} <= found
+
+
+def test_firmware_that_travelled_in_clear_is_garbage(play: Player) -> None:
+    result = play(CASE, SoftFault.FLASH0_SHARED.value)
+    assert findings_of(result) == {("page-map/blocks", "shared-record"), ("memory/host", "changed")}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harness.confidential.soft.asids import AsidTable
 from harness.confidential.soft.certificates import Vendor
+from harness.confidential.soft.firmware import places_of
 from harness.confidential.soft.guest_context import SendSession, SendTarget
 from harness.confidential.soft.keys import KeyPair
 from harness.confidential.soft.packets import Packet, PacketRun
@@ -27,6 +28,9 @@ UNSURE = 0x77
 """Content of pages that are sent once more."""
 SCRAMBLE = 0x5A
 """What the host sees of a byte that is shared: enough to tell a host's view from a guest's."""
+
+OTHER_KEY = 0x33
+"""What the destination's guest reads of a byte of its firmware that came in clear."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Host:
         self.unsure: RamPages = np.zeros(0, dtype=np.uint64)
         self.to_forget: RamPages = np.zeros(0, dtype=np.uint64)
         self.is_aux_restored = True
+        self.is_firmware_private = True
         is_shared = np.zeros(self.pages, dtype=np.bool_)
         for start, end in self.shared.ranges():
             is_shared[start:end] = True
@@ -117,6 +122,14 @@ class Host:
 
     def host_view(self, ram_pages: RamPages, contents: Pages) -> Pages:
         assert self.is_shared[ram_pages].all()
+        return contents ^ np.uint8(SCRAMBLE)
+
+    def seal_firmware(self, block_pages: RamPages, contents: Pages) -> Sequence[Packet]:
+        return self.seal(places_of(block_pages), contents)
+
+    def firmware_host_view(self, block_pages: RamPages, contents: Pages) -> Pages:
+        assert not self.is_firmware_private
+        assert len(block_pages) == len(contents)
         return contents ^ np.uint8(SCRAMBLE)
 
     def shared_list(self) -> bytes | None:
@@ -166,6 +179,13 @@ class Host:
         if refusal is not None:
             raise refusal
         return pages
+
+    def open_firmware(self, block_pages: RamPages, packets: Sequence[Packet]) -> Pages:
+        return self.open(places_of(block_pages), packets)
+
+    def firmware_guest_view(self, block_pages: RamPages, contents: Pages) -> Pages:
+        assert len(block_pages) == len(contents)
+        return contents ^ np.uint8(OTHER_KEY)
 
     def note_kind(self, ram_pages: RamPages, *, private: bool) -> None:
         self.kinds[ram_pages] = 2 if private else 1

@@ -42,9 +42,9 @@ def page_of(number: int, version: int) -> bytes:
     return bytes(PAGE_SIZE) if number % 5 == 0 else Random(number << 8 | version).randbytes(PAGE_SIZE)
 
 
-def stream(pages: int, passes: int = 2) -> bytes:
-    """What QEMU sends: *pages* pages of main memory and a ROM, in *passes* passes, without device sections."""
-    blocks = (RamBlock(name=MAIN, used_bytes=pages * PAGE_SIZE), RamBlock(name=ROM, used_bytes=ROM_PAGES * PAGE_SIZE))
+def stream(pages: int, passes: int = 2, *, other: str = ROM) -> bytes:
+    """What QEMU sends: *pages* pages of main memory and a small block, in *passes* passes, without device sections."""
+    blocks = (RamBlock(name=MAIN, used_bytes=pages * PAGE_SIZE), RamBlock(name=other, used_bytes=ROM_PAGES * PAGE_SIZE))
     start = SectionHead(kind=SectionType.START, section_id=2, idstr="ram", version_id=4)
     listed = RamBlockList(word=(pages + ROM_PAGES) * PAGE_SIZE | wire.FLAG_MEM_SIZE, blocks=blocks)
     close = write([RamMark(word=wire.FLAG_EOS), SectionFooter(section_id=2)])
@@ -52,7 +52,7 @@ def stream(pages: int, passes: int = 2) -> bytes:
     for version in range(passes):
         kind = SectionType.END if version == passes - 1 else SectionType.PART
         data += encode(SectionHead(kind=kind, section_id=2))
-        data += b"".join(records(MAIN, pages, version)) + b"".join(records(ROM, ROM_PAGES, version)) + close
+        data += b"".join(records(MAIN, pages, version)) + b"".join(records(other, ROM_PAGES, version)) + close
     return data + encode(Eof())
 
 
@@ -96,9 +96,9 @@ def elements_of(data: bytes, sizes: Iterable[int] = ()) -> list[Element]:
     return found + parser.close()
 
 
-def memory_of(data: bytes) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """Main memory of a destination that loaded *data*, a row for each page."""
+def memory_of(data: bytes, block: str = MAIN) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    """Main memory, or another block, of a destination that loaded *data*, a row for each page."""
     parser, blocks = StreamParser(), BlockContents()
     for element in [*parser.feed(data), *parser.close()]:
         blocks.add(element)
-    return np.frombuffer(blocks.contents()[MAIN], dtype=np.uint8).reshape(-1, PAGE_SIZE)
+    return np.frombuffer(blocks.contents()[block], dtype=np.uint8).reshape(-1, PAGE_SIZE)

@@ -12,6 +12,7 @@ GOOD = (
     BlockRecords(block="system.flash1", private_pages=0, shared_pages=4),
     BlockRecords(block="vga.vram", private_pages=0, shared_pages=64),
     BlockRecords(block="pc.bios", private_pages=0, shared_pages=64),
+    BlockRecords(block="pc.bios", private_pages=64, shared_pages=0, is_launch_encrypted=True),
     BlockRecords(block="/rom@etc/acpi/tables", private_pages=0, shared_pages=32),
 )
 
@@ -36,3 +37,9 @@ def test_b11_a_block_of_the_wrong_kind_is_named(block: str, kind: str) -> None:
     wrong = 3 if kind == "shared-record" else 2
     assert found.detail == f"{wrong} of 5 pages travelled as {kind.split('-', maxsplit=1)[0]}"
     assert "B11" in found.remedy
+
+
+def test_b11_firmware_in_pc_bios_is_private_where_it_was_encrypted() -> None:
+    firmware = BlockRecords(block="pc.bios", private_pages=0, shared_pages=64, is_launch_encrypted=True)
+    (found,) = check_block_kinds([firmware])
+    assert (found.check, found.kind, found.where) == ("page-map/blocks", "shared-record", "pc.bios")

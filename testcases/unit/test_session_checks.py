@@ -201,6 +201,7 @@ def test_a_refused_packet_names_status_place_and_number(status: int, word: str) 
         ({}, "destination receive-update-data"),
         ({"vcpu": 1}, "vcpu 1"),
         ({"ram_page": 128}, "RAM page 0x80, beyond 0x80 pages of main memory"),
+        ({"ram_page": (1 << 40) + 3}, "page 0x3 of the firmware's block"),
     ],
 )
 def test_the_place_of_a_refused_packet(more: dict[str, object], where: str) -> None:

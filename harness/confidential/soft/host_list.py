@@ -136,6 +136,10 @@ class HostList:
             shared[inside] = self._holds(ram_pages[inside] - np.uint64(window.ram_page) + np.uint64(window.gfn))
         return shared
 
+    def names(self, gfn: int) -> bool:
+        """Whether *gfn* is on the list, be there memory or not."""
+        return bool(self._holds(np.array([gfn], dtype=np.uint64))[0])
+
     def page_map(self) -> PageMap:
         """What the host believes of all RAM pages."""
         gfns = PageSet.from_ranges(self._entries)

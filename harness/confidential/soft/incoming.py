@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.confidential.soft.firmware import places_of
 from harness.confidential.soft.guest_context import SendSession
 from harness.confidential.soft.guest_tables import View, Views, runs_of
 from harness.confidential.soft.memory_views import decrypted, encrypted, pages_of
@@ -49,14 +50,27 @@ class Incoming:
         with self._lock:
             if self._stale:
                 self._stale.note(ram_pages, self._kinds[ram_pages.astype(np.int64)] != _NEVER)
-            self._pins.pin(ram_pages)
-            try:
-                contents = self._guest.open(ram_pages, packets, into)
-            except CommandRefusedError:
-                self._pins.failed()
-                raise
-            self._pins.unpin()
-            return contents
+            return self._open(ram_pages, packets, into)
+
+    def open_firmware(self, block_pages: Pages, packets: Sequence[Packet]) -> Contents:
+        """RECEIVE_UPDATE_DATA of pages of the firmware's block."""
+        with self._lock:
+            return self._open(places_of(block_pages), packets)
+
+    def firmware_guest_view(self, block_pages: Pages, contents: Contents) -> Contents:
+        """What the guest reads of firmware that the host wrote. CommandRefusedError INVALID_GUEST without a session."""
+        with self._lock:
+            return decrypted(self._guest.memory, places_of(block_pages), contents)
+
+    def _open(self, places: Pages, packets: Sequence[Packet], into: Contents | None = None) -> Contents:
+        self._pins.pin(places)
+        try:
+            contents = self._guest.open(places, packets, into)
+        except CommandRefusedError:
+            self._pins.failed()
+            raise
+        self._pins.unpin()
+        return contents
 
     def open_vmsa(self, vcpu: int, packet: Packet) -> bytes:
         """RECEIVE_UPDATE_VMSA."""

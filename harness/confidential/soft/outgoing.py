@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.confidential.soft.conversions import Unfinished
+from harness.confidential.soft.firmware import places_of
 from harness.confidential.soft.guest_context import SendSession, SendTarget
-from harness.confidential.soft.memory_views import MemoryViews
+from harness.confidential.soft.memory_views import MemoryViews, encrypted
 from harness.confidential.soft.packets import Packet, PacketRun
 from harness.confidential.soft.pins import Pins
 from harness.confidential.soft.processor_guest import ProcessorGuest
@@ -60,22 +61,36 @@ class Outgoing:
     def seal(self, ram_pages: Pages, contents: Contents, into: Contents | None = None) -> PacketRun:
         """SEND_UPDATE_DATA of all of them."""
         with self._lock:
-            self._pins.pin(ram_pages)
-            try:
-                plain = self._views.to_seal(ram_pages, contents, lambda: self._guest.memory)
-                packets = self._guest.seal(ram_pages, plain, into)
-            except CommandRefusedError:
-                self._pins.failed()
-                raise
-            self._pins.unpin()
+            plain = self._views.to_seal(ram_pages, contents, lambda: self._guest.memory)
+            packets = self._seal(ram_pages, plain, into)
             self._count(ram_pages)
             return packets
+
+    def seal_firmware(self, block_pages: Pages, contents: Contents) -> PacketRun:
+        """SEND_UPDATE_DATA of pages of the firmware's block."""
+        with self._lock:
+            return self._seal(places_of(block_pages), contents)
+
+    def _seal(self, places: Pages, plain: Contents, into: Contents | None = None) -> PacketRun:
+        self._pins.pin(places)
+        try:
+            packets = self._guest.seal(places, plain, into)
+        except CommandRefusedError:
+            self._pins.failed()
+            raise
+        self._pins.unpin()
+        return packets
 
     def host_view(self, ram_pages: Pages, contents: Contents, unfinished: Iterable[Unfinished]) -> Contents:
         """What the host reads of pages that its list calls shared."""
         with self._lock:
             self._kinds[ram_pages.astype(np.int64)] = _PLAIN
             return self._views.in_clear(ram_pages, contents, lambda: self._guest.memory, unfinished)
+
+    def firmware_host_view(self, block_pages: Pages, contents: Contents) -> Contents:
+        """Ciphertext, always."""
+        with self._lock:
+            return encrypted(self._guest.memory, places_of(block_pages), contents)
 
     def unsure(self, page_map: PageMap) -> Pages:
         """See MemoryViews.unsure; and pages that went as what they are not any more by *page_map*, the host's list."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.confidential.soft.conversions import Conversions
+from harness.confidential.soft.firmware import LAST_GFN
 from harness.confidential.soft.flavour import Flavour
 from harness.confidential.soft.guest_calls import GuestCalls
 from harness.confidential.soft.guest_context import SendSession, SendTarget
@@ -185,6 +186,14 @@ class VmProtection:
         with self._lock:
             return ~self._list.is_shared(ram_pages)
 
+    @property
+    def is_firmware_private(self) -> bool:
+        """What QEMU takes the firmware's block for. With class B11 it believes a guest that calls it shared."""
+        if SoftFault.FLASH0_SHARED not in self._faults:
+            return True
+        with self._lock:
+            return not self._list.names(LAST_GFN)
+
     # Leaving this host
 
     def send_start(self, target: SendTarget) -> SendSession:
@@ -208,6 +217,14 @@ class VmProtection:
                 item for vcpu, item in self._conversions.unfinished.items() if self._memory.is_converting(vcpu)
             ]
         return self._out.host_view(ram_pages, contents, unfinished)
+
+    def seal_firmware(self, block_pages: Pages, contents: Contents) -> PacketRun:
+        """SEND_UPDATE_DATA of pages of the firmware's block. CommandRefusedError."""
+        return self._out.seal_firmware(block_pages, contents)
+
+    def firmware_host_view(self, block_pages: Pages, contents: Contents) -> Contents:
+        """What the host reads of pages of the firmware's block: ciphertext."""
+        return self._out.firmware_host_view(block_pages, contents)
 
     def unsure_pages(self) -> Pages:
         """Pages to be sent once more, with contents_of(), when the VM has stopped and before the list goes out.
@@ -271,6 +288,14 @@ class VmProtection:
     def open(self, ram_pages: Pages, packets: Sequence[Packet], into: Contents | None = None) -> Contents:
         """RECEIVE_UPDATE_DATA: a row each, as the guest will see it, in *into* if given. CommandRefusedError."""
         return self._in.open(ram_pages, packets, into)
+
+    def open_firmware(self, block_pages: Pages, packets: Sequence[Packet]) -> Contents:
+        """The same for pages of the firmware's block."""
+        return self._in.open_firmware(block_pages, packets)
+
+    def firmware_guest_view(self, block_pages: Pages, contents: Contents) -> Contents:
+        """What the guest reads of pages of the firmware's block that came in clear: garbage. CommandRefusedError."""
+        return self._in.firmware_guest_view(block_pages, contents)
 
     def note_kind(self, ram_pages: Pages, *, private: bool) -> None:
         """These pages came just now, as packets or as plain records."""

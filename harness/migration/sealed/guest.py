@@ -62,6 +62,19 @@ class OutgoingGuest(Protocol):
         """What the host reads of pages that the list calls shared."""
         ...
 
+    @property
+    def is_firmware_private(self) -> bool:
+        """What the host takes the firmware's block for."""
+        ...
+
+    def seal_firmware(self, block_pages: RamPages, contents: Pages) -> Sequence[Packet]:
+        """SEND_UPDATE_DATA of pages of the firmware's block, which are no pages of main memory."""
+        ...
+
+    def firmware_host_view(self, block_pages: RamPages, contents: Pages) -> Pages:
+        """What the host reads of them."""
+        ...
+
     def unsure_pages(self) -> RamPages:
         """Pages to be sent once more when the VM has stopped, before the list: they were amid a conversion."""
         ...
@@ -109,6 +122,14 @@ class IncomingGuest(Protocol):
 
     def open(self, ram_pages: RamPages, packets: Sequence[Packet], into: Pages | None = None) -> Pages:
         """RECEIVE_UPDATE_DATA: content as the guest will see it, in the rows of *into* if it is given."""
+        ...
+
+    def open_firmware(self, block_pages: RamPages, packets: Sequence[Packet]) -> Pages:
+        """RECEIVE_UPDATE_DATA of pages of the firmware's block."""
+        ...
+
+    def firmware_guest_view(self, block_pages: RamPages, contents: Pages) -> Pages:
+        """What the guest reads of such pages that came in clear."""
         ...
 
     def note_kind(self, ram_pages: RamPages, *, private: bool) -> None:

@@ -12,6 +12,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from harness.confidential.soft.firmware import FIRMWARE_BLOCKS
 from harness.confidential.soft.guest_context import SendSession
 from harness.confidential.soft.packets import HEADER_BYTES, Packet, PacketRun
 from harness.confidential.soft.policy import Policy
@@ -19,7 +20,15 @@ from harness.confidential.soft.ring_buffer import WINDOW_PAGES
 from harness.confidential.soft.status import CommandRefusedError
 from harness.migration.relay.editor import Edited, EditorRefusedError
 from harness.migration.sealed.guest import IncomingGuest, Pages, RamPages, Refusal
-from harness.migration.sealed.page_buffers import DATA, Buffers, RowMemory, named, plain_records, ram_pages_of
+from harness.migration.sealed.page_buffers import (
+    DATA,
+    Buffers,
+    RowMemory,
+    contents_of,
+    named,
+    plain_records,
+    ram_pages_of,
+)
 from harness.migration.sealed.records import (
     CpuStatePart,
     SealedPages,
@@ -125,7 +134,7 @@ class Opener:
 
     def _packets(self, pages: SealedPages) -> Buffers:
         self._expect(_Stage.PAGES, pages)
-        if pages.block != self._main:
+        if pages.block not in {self._main, *FIRMWARE_BLOCKS}:
             raise StreamError(f"packets for block {pages.block}, which is shared", offset=pages.offset)
         if pages.session is not None:
             self._start(pages.session)
@@ -133,10 +142,10 @@ class Opener:
             raise StreamError("packets before a session", offset=pages.offset)
         ram_pages = pages.ram_addrs >> np.uint64(PAGE_SHIFT)
         if pages.headers.shape[1] != HEADER_BYTES or pages.data.shape[1] != PAGE_SIZE:
-            return self._open(ram_pages, _odd(pages))
+            return self._open(pages.block, ram_pages, _odd(pages))
         if pages.subtype is not Subtype.PAGE:
             self._count(pages)
-        return self._open(ram_pages, PacketRun(pages.headers, pages.data))
+        return self._open(pages.block, ram_pages, PacketRun(pages.headers, pages.data))
 
     def _count(self, pages: SealedPages) -> None:
         """Keep to the windows. Their pages are opened as they come: nobody can use them before the guest runs."""
@@ -146,13 +155,17 @@ class Opener:
             raise StreamError(f"a batch of more than {WINDOW_PAGES} pages", offset=pages.offset)
         self._batch = 0 if is_end else self._batch
 
-    def _open(self, ram_pages: RamPages, packets: PacketRun | list[Packet]) -> Buffers:
+    def _open(self, block: str, ram_pages: RamPages, packets: PacketRun | list[Packet]) -> Buffers:
+        if block != self._main:
+            return self._records(block, plain_records(ram_pages, self._guest.open_firmware(ram_pages, packets)))
         rows = self._rows.take(len(ram_pages))
         contents: Pages = self._guest.open(ram_pages, packets, rows["data"])
         self._guest.note_kind(ram_pages, private=True)
-        buffers = plain_records(ram_pages, contents, memory=rows)
-        is_new, self._out_block = self._out_block != self._main, self._main
-        return named(self._main, buffers) if is_new else buffers
+        return self._records(block, plain_records(ram_pages, contents, memory=rows))
+
+    def _records(self, block: str, buffers: Buffers) -> Buffers:
+        is_new, self._out_block = self._out_block != block, block
+        return named(block, buffers) if is_new else buffers
 
     def _start(self, session: SessionRecord) -> None:
         sent = SendSession(policy=Policy(session.policy), pdh=session.pdh, session=session.session)
@@ -163,9 +176,17 @@ class Opener:
         self._expect(_Stage.PAGES, pages)
         if pages.block == self._main:
             self._guest.note_kind(ram_pages_of(pages), private=False)
+        elif pages.block in FIRMWARE_BLOCKS:
+            return self._firmware_in_clear(pages)
         must_name = bool(pages.words[0] & FLAG_CONTINUE) and self._out_block != pages.block
         self._out_block = pages.block
         return named(pages.block, [pages.raw]) if must_name else [pages.raw]
+
+    def _firmware_in_clear(self, pages: elements.RamPages) -> Buffers:
+        block_pages, contents = ram_pages_of(pages), np.empty((len(pages), PAGE_SIZE), dtype=np.uint8)
+        contents_of(pages, contents)
+        contents = self._guest.firmware_guest_view(block_pages, contents)
+        return self._records(pages.block, plain_records(block_pages, contents))
 
     def _shared_list(self, part: SharedListPart) -> None:
         if not part.data:

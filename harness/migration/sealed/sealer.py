@@ -1,21 +1,24 @@
 """The source host's end: QEMU's stream in, the stream between the hosts out.
 
 Private pages of main memory become packets, whatever record they came in; shared ones stay readable, as the host sees
-them; other RAM blocks (firmware) are shared. Behind the last page the list goes out and, for an ES guest, the CPU
-state: its registers stand in the device sections, so everything from the end of RAM on waits for these.
+them. The firmware's block is private as a whole, other RAM blocks are shared. Behind the last page the list goes out
+and, for an ES guest, the CPU state: its registers stand in the device sections, so everything from the end of RAM on
+waits for these.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.confidential.soft.firmware import FIRMWARE_BLOCKS
 from harness.confidential.soft.guest_context import SendSession, SendTarget
 from harness.confidential.soft.outgoing import QemuAbortError
-from harness.confidential.soft.packets import PacketRun
+from harness.confidential.soft.packets import Packet, PacketRun
 from harness.confidential.soft.ring_buffer import WINDOW_PAGES
 from harness.confidential.soft.status import CommandRefusedError
 from harness.migration.relay.editor import Edited, EditorRefusedError
@@ -128,6 +131,8 @@ class Sealer:
         match element:
             case elements.RamPages() if element.block == self._main:
                 return self._main_memory(element)
+            case elements.RamPages() if element.block in FIRMWARE_BLOCKS:
+                return [*self._end_batch(), *self._firmware(element)]
             case elements.RamPages():
                 return [*self._end_batch(), *self._as_it_is(element)]
             case Tail() | TailPiece() | Opaque():
@@ -164,6 +169,21 @@ class Sealer:
             ram_pages, contents = ram_pages[is_kept], contents[is_kept]
         return self._send(ram_pages, contents)
 
+    def _firmware(self, pages: elements.RamPages) -> Buffers:
+        """One kind for the whole block: no batches, it is small."""
+        block_pages = ram_pages_of(pages)
+        contents = self._room(len(block_pages))
+        contents_of(pages, contents)
+        if not self._guest.is_firmware_private:
+            self.struck[SoftFault.FLASH0_SHARED] += len(block_pages)
+            in_clear = self._guest.firmware_host_view(block_pages, contents)
+            return self._named(plain_records(block_pages, in_clear), pages.block)
+        buffers: Buffers = []
+        if not self._has_session:
+            buffers.append(self._first(block_pages[:1], contents[:1], pages.block))
+            block_pages, contents = block_pages[1:], contents[1:]
+        return buffers + self._singly(block_pages, contents, pages.block)
+
     def _send(self, ram_pages: RamPages, contents: Pages) -> Buffers:
         is_private = self._guest.is_private(ram_pages)
         is_clear = self._clear(ram_pages, is_private)
@@ -194,15 +214,18 @@ class Sealer:
             return []
         buffers: Buffers = []
         if not self._has_session:
-            buffers.append(self._first(ram_pages[:1], contents[:1]))
+            buffers.append(self._first(ram_pages[:1], contents[:1], self._main))
             ram_pages, contents = ram_pages[1:], contents[1:]
         if self._guest.flavour.batches:
             return buffers + self._batches(ram_pages, contents)
-        if len(ram_pages):
-            rows = self._seal(ram_pages, contents)
-            self._pace(len(rows))
-            buffers += self._named([rows.view(np.uint8).data])
-        return buffers
+        return buffers + self._singly(ram_pages, contents, self._main)
+
+    def _singly(self, pages: RamPages, contents: Pages, block: str) -> Buffers:
+        if not len(pages):
+            return []
+        rows = self._seal(pages, contents, block)
+        self._pace(len(rows))
+        return self._named([rows.view(np.uint8).data], block)
 
     def _batches(self, ram_pages: RamPages, contents: Pages) -> Buffers:
         """Into windows. Pages are sealed at once, while they are in the cache, and go out up to the last."""
@@ -214,7 +237,8 @@ class Sealer:
                 buffers += self._end_batch()
             part = slice(lost, lost + self._batch.room)
             if len(ram_pages[part]):
-                buffers += self._named(self._batch.add(self._seal(ram_pages[part], contents[part])))
+                rows = self._seal(ram_pages[part], contents[part], self._main)
+                buffers += self._named(self._batch.add(rows), self._main)
             ram_pages, contents = ram_pages[part.stop :], contents[part.stop :]
         return buffers
 
@@ -230,21 +254,26 @@ class Sealer:
         if self._batch.pages:
             self._pace(self._batch.pages)
         buffers, self._behind = [*self._batch.end(), *self._behind], []
-        return self._named(buffers)
+        return self._named(buffers, self._main)
 
-    def _first(self, ram_page: RamPages, content: Pages) -> bytes:
+    def _first(self, ram_page: RamPages, content: Pages, block: str) -> bytes:
         session: SendSession = self._guest.send_start(self._target)
         self._has_session = True
-        (packet,) = self._guest.seal(ram_page, content)
+        (packet,) = self._packets(ram_page, content, block)
         self._pace(1)
-        self._out_block = self._main
+        self._out_block = block
         record = SessionRecord(policy=session.policy.value, pdh=session.pdh, session=session.session)
         ram_addr = int(ram_page[0]) << PAGE_SHIFT
-        return first_record(self._main, ram_addr, record, packet.header, packet.data)
+        return first_record(block, ram_addr, record, packet.header, packet.data)
 
-    def _seal(self, ram_pages: RamPages, contents: Pages) -> NDArray[np.void]:
+    def _packets(self, ram_pages: RamPages, contents: Pages, block: str, into: Pages | None = None) -> Sequence[Packet]:
+        if block != self._main:
+            return self._guest.seal_firmware(ram_pages, contents)
+        return self._guest.seal(ram_pages, contents, into)
+
+    def _seal(self, ram_pages: RamPages, contents: Pages, block: str) -> NDArray[np.void]:
         rows = self._rows.take(len(ram_pages))
-        packets = PacketRun.of(self._guest.seal(ram_pages, contents, sealing_room(rows)))
+        packets = PacketRun.of(self._packets(ram_pages, contents, block, sealing_room(rows)))
         flag = FLAG_ENCRYPTED
         if SoftFault.OTHER_TREES_FLAGS in self._faults:
             self.struck[SoftFault.OTHER_TREES_FLAGS] += len(ram_pages)
@@ -256,15 +285,15 @@ class Sealer:
         """Plain records, which must not stand inside a window: no page comes twice before it ends, so they can wait."""
         buffers = plain_records(ram_pages, contents)
         if not self._batch.pages:
-            return self._named(buffers)
+            return self._named(buffers, self._main)
         self._behind += buffers
         return self._end_batch() if sum(map(len, self._behind)) > _WAITING_BYTES else []
 
-    def _named(self, buffers: Buffers) -> Buffers:
-        """Records of main memory, with its name in the first if the block is a new one."""
-        is_new = bool(buffers) and self._out_block != self._main
-        self._out_block = self._main if buffers else self._out_block
-        return named(self._main, buffers) if is_new else buffers
+    def _named(self, buffers: Buffers, block: str) -> Buffers:
+        """Records of *block*, with its name in the first if it is a new one."""
+        is_new = bool(buffers) and self._out_block != block
+        self._out_block = block if buffers else self._out_block
+        return named(block, buffers) if is_new else buffers
 
     def _name(self) -> str:
         """What the next record of main memory has to name."""

@@ -20,11 +20,11 @@ from harness.migration.sealed.page_buffers import contents_of, ram_pages_of
 from harness.migration.sealed.records import CpuStatePart, SealedPages, SharedListPart, Subtype, VcpuPacket
 from harness.migration.stream import elements
 from harness.migration.stream.devices import decode_tail
-from harness.migration.stream.elements import Element, Eof, RamBlockList, Tail
+from harness.migration.stream.elements import Element, Eof, RamBlock, RamBlockList, Tail
 from harness.model.errors import StreamError
 from harness.model.memory import LINE_SIZE, PAGE_SHIFT, PAGE_SIZE, GpaRange, coalesce
 from harness.model.page_set import PageSet
-from harness.model.protection import SealedRecords
+from harness.model.protection import BlockKinds, SealedRecords
 from harness.vm.commandline import RAM_ID
 
 UNSENT, PLAIN, SEALED = range(3)
@@ -59,6 +59,7 @@ class Tap:
         self._main = main
         self._kinds: Kinds = np.zeros(0, dtype=np.uint8)
         self._was_sealed = np.zeros(0, dtype=np.bool_)
+        self._others: dict[str, Kinds] = {}
         self._unended = 0
         self._tail: Tail | None = None
         self._starts = self._pages = self._plain_pages = self._lists = self._batch = 0
@@ -73,12 +74,16 @@ class Tap:
         match element:
             case RamBlockList():
                 main = next((block for block in element.blocks if block.name == self._main), None)
-                self._kinds = np.zeros(main.used_bytes >> PAGE_SHIFT if main else 0, dtype=np.uint8)
+                self._kinds = np.zeros(_pages(main) if main else 0, dtype=np.uint8)
                 self._was_sealed = np.zeros(len(self._kinds), dtype=np.bool_)
+                others = (block for block in element.blocks if block.name != self._main)
+                self._others = {block.name: np.zeros(_pages(block), dtype=np.uint8) for block in others}
             case SealedPages():
                 self._sealed(element)
             case elements.RamPages() if element.block == self._main:
                 self._plain(element)
+            case elements.RamPages():
+                self._others[element.block][ram_pages_of(element)] = PLAIN
             case SharedListPart(data=b""):
                 self._lists += 1
                 self._note("list")
@@ -113,6 +118,7 @@ class Tap:
             clear_registers=_clear_registers(self._tail) if self._tail else (),
             unended_batches=self._unended + bool(self._batch),
             packet_pages=PageSet.from_bounds(sealed, sealed + np.uint64(1)),
+            blocks=tuple(_block_kinds(name, kinds) for name, kinds in self._others.items() if kinds.any()),
         )
 
     def _sealed(self, pages: SealedPages) -> None:
@@ -124,6 +130,8 @@ class Tap:
         if pages.block == self._main:
             self._kinds[pages.ram_addrs >> np.uint64(PAGE_SHIFT)] = SEALED
             self._was_sealed[pages.ram_addrs >> np.uint64(PAGE_SHIFT)] = True
+        else:
+            self._others[pages.block][pages.ram_addrs >> np.uint64(PAGE_SHIFT)] = SEALED
         if pages.subtype is Subtype.PAGE:
             self._unended += bool(self._batch)
             self._batch = 0
@@ -154,6 +162,15 @@ class Tap:
         mixed = takewhile(lambda item: item in _MIXED, reversed(self._order)) if what in _MIXED else self._order[-1:]
         if what not in mixed and len(self._order) < _ORDER_LIMIT:
             self._order.append(what)
+
+
+def _pages(block: RamBlock) -> int:
+    return -(-block.used_bytes // PAGE_SIZE)
+
+
+def _block_kinds(name: str, kinds: Kinds) -> BlockKinds:
+    packets, plain = (int((kinds == kind).sum()) for kind in (SEALED, PLAIN))
+    return BlockKinds(block=name, packet_pages=packets, plain_pages=plain)
 
 
 def _clear_registers(tail: Tail) -> tuple[str, ...]:

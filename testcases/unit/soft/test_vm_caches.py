@@ -1,0 +1,141 @@
+"""The caches of a VM along its life: 50 reboots with complete flushes, and with bad ones."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from harness.checks.stale_lines import check_stale_lines
+from harness.confidential.soft.flushing import FlushFault
+from harness.confidential.soft.line_views import SHARED, LineView
+from harness.confidential.soft.memory_encryption import VEK_BYTES, MemoryCipher
+from harness.confidential.soft.vm_caches import Key, VmCaches
+from harness.model.address_map import AddressMap
+from harness.model.guest import RamLayout
+from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
+from harness.model.page_map import Conversion
+
+PAGES = 16
+SHARED_PAGES = range(4, 8)
+"""Rings of the guest: it makes them shared on every boot."""
+
+
+def key(number: int) -> Key:
+    cipher = MemoryCipher(random.Random(number).randbytes(VEK_BYTES))
+    return lambda: cipher
+
+
+class Guest:
+    """Fills its memory on each boot, converts its rings, writes to them, and verifies everything before it reboots."""
+
+    def __init__(self, seed: int, *faults: FlushFault) -> None:
+        self.ram = np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
+        addresses = AddressMap.of(RamLayout(below_4g_bytes=len(self.ram), total_bytes=len(self.ram)))
+        self.caches = VmCaches(self.ram, addresses, asid=3, key=key(1), cpus=4, seed=seed, faults=frozenset(faults))
+        self.lines = self.ram.reshape(-1, LINE_SIZE)
+        self.written = [self.lines.copy()]
+        self.random = np.random.default_rng(seed)
+
+    def write(self, pages: range) -> None:
+        span = slice(pages.start * LINES_PER_PAGE, pages.stop * LINES_PER_PAGE)
+        self.lines[span] = self.written[-1][span] = self.random.integers(256, size=self.lines[span].shape)
+
+    def convert(self, *, private: bool) -> None:
+        size_bytes = len(SHARED_PAGES) * PAGE_SIZE
+        self.caches.convert(Conversion.of_bytes(SHARED_PAGES.start * PAGE_SIZE, size_bytes, private=private))
+
+    def boot(self, *, converts: bool = True) -> np.ndarray:
+        """Lines that are wrong before it reboots."""
+        self.written.append(self.lines.copy())
+        self.write(range(PAGES))
+        self.caches.time_passes()
+        bad = self.bad()
+        if converts:
+            self.convert(private=False)
+            self.written.append(self.lines.copy())
+            self.write(SHARED_PAGES)
+            self.caches.time_passes()
+            bad = np.union1d(bad, self.bad())
+            # The rings are busy to the last, so a flush that comes too early misses something.
+            self.written.append(self.lines.copy())
+            self.write(SHARED_PAGES)
+        return bad
+
+    def bad(self) -> np.ndarray:
+        return np.flatnonzero((self.lines != self.written[-1]).any(axis=1))
+
+    def known(self, line: int, content: bytes) -> str:
+        boots = [boot for boot, lines in enumerate(self.written) if lines[line].tobytes() == content]
+        return f"of boot {boots[-1]}" if boots else ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_50_reboots_with_complete_flushes_hurt_nothing(seed: int) -> None:
+    guest = Guest(seed)
+    for _ in range(50):
+        assert not len(guest.boot())
+        guest.caches.reset()
+        guest.written = guest.written[-1:]
+    assert not guest.caches.hurt
+
+
+@pytest.mark.parametrize(
+    ("seed", "fault"),
+    [
+        *((seed, FlushFault.SKIPPED) for seed in range(20)),
+        *((seed, fault) for seed in range(3) for fault in (FlushFault.ONE_CPU, FlushFault.BEFORE_LAST_WRITE)),
+    ],
+)
+def test_a_bad_flush_is_caught_within_50_reboots_with_lines_and_view(seed: int, fault: FlushFault) -> None:
+    guest = Guest(seed, fault)
+    for _ in range(50):
+        bad = guest.boot()
+        if len(bad):
+            break
+        guest.caches.reset()
+    assert len(bad)
+    assert guest.caches.hurt
+    told = check_stale_lines(
+        guest.caches.origins(bad, guest.lines[bad], private=True, known=guest.known)
+        + guest.caches.origins(bad, guest.lines[bad], private=False, known=guest.known),
+        role="src",
+    )
+    assert told
+    assert {finding.kind for finding in told} == {"old-view"}
+    assert any(f"written through {view} " in told[0].detail for view in (SHARED, guest.caches.private))
+
+
+def test_a_new_context_without_a_flush_brings_the_old_keys_lines() -> None:
+    guest = Guest(1, FlushFault.SKIPPED)
+    guest.boot(converts=False)
+    guest.caches.renew(4, key(2))
+    while not len(bad := guest.boot(converts=False)):
+        guest.caches.reset()
+    told = guest.caches.origins(bad, guest.lines[bad], private=True, known=guest.known)
+    assert {line.written for line in told} == {LineView(3)}
+    assert set(guest.caches.hurt) == {LineView(3)}
+
+
+@pytest.mark.parametrize(("fault", "most"), [(FlushFault.WRONG_VIEW, None), (FlushFault.LINE_SHORT, 1)])
+def test_a_bad_flush_of_a_conversion(fault: FlushFault, most: int | None) -> None:
+    guest, found = Guest(2, fault), set()
+    for _ in range(20):
+        found |= set(guest.boot().tolist())
+        guest.caches.reset()
+    rings = range(SHARED_PAGES.start * LINES_PER_PAGE, SHARED_PAGES.stop * LINES_PER_PAGE)
+    assert found
+    assert found <= set(rings)
+    assert most is None or found == {rings[-1]}
+
+
+def test_a_conversion_that_was_refused_changes_nothing() -> None:
+    guest = Guest(1)
+    guest.write(range(PAGES))
+    guest.caches.convert(Conversion(gpa=SHARED_PAGES.start * PAGE_SIZE, pages=4, attributes=0, result=-22))
+    guest.write(range(PAGES))
+    guest.caches.time_passes()
+    guest.caches.time_passes()
+    assert not len(guest.bad())
+    assert not guest.caches.hurt
