@@ -114,11 +114,11 @@ class Host:
     def is_private(self, ram_pages: RamPages) -> NDArray[np.bool_]:
         return ~self.is_shared[ram_pages]
 
-    def seal(self, ram_pages: RamPages, contents: Pages) -> Sequence[Packet]:
+    def seal(self, ram_pages: RamPages, contents: Pages, into: Pages | None = None) -> Sequence[Packet]:
         self.commands.append(len(ram_pages))
         if self.kind.batches:
             return send_run(self.processor, self.handle, ram_pages, contents)
-        return self.processor.send_update_run(self.handle, ram_pages, contents)
+        return self.processor.send_update_run(self.handle, ram_pages, contents, into=into)
 
     def host_view(self, ram_pages: RamPages, contents: Pages) -> Pages:
         assert self.is_shared[ram_pages].all()
@@ -168,14 +168,14 @@ class Host:
         self.handle = self.processor.receive_start(session)
         self.processor.activate(self.handle, 1 if self.kind.is_es else 5)
 
-    def open(self, ram_pages: RamPages, packets: Sequence[Packet]) -> Pages:
+    def open(self, ram_pages: RamPages, packets: Sequence[Packet], into: Pages | None = None) -> Pages:
         self.commands.append(len(ram_pages))
         run = PacketRun.of(packets)
         if self.kind.batches:
             pages, end = receive_run(self.processor, self.handle, ram_pages, run)
             refusal = end.refusal
         else:
-            pages, refusal = self.processor.receive_update_run(self.handle, ram_pages, run)
+            pages, refusal = self.processor.receive_update_run(self.handle, ram_pages, run, into=into)
         if refusal is not None:
             raise refusal
         return pages

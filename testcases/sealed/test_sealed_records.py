@@ -5,11 +5,15 @@ from __future__ import annotations
 import struct
 from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.confidential.soft.packets import PacketKind, PacketOpener, PacketSealer, TransportKeys
+from harness.migration.sealed.page_buffers import RowMemory
 from harness.migration.sealed.records import (
+    RUN,
     CpuStatePart,
     SealedPages,
     SessionRecord,
@@ -20,6 +24,8 @@ from harness.migration.sealed.records import (
     cpu_state_record,
     first_record,
     list_record,
+    page_rows,
+    sealing_room,
 )
 from harness.migration.sealed.sides import sealed_parser
 from harness.migration.stream import format as wire
@@ -181,3 +187,37 @@ def test_the_summary_counts_records_by_subtype() -> None:
     assert f"packets {sent}" in text
     assert "sessions 1" in text
     assert "VMSA pages 3, GHCB values 1" in text
+
+
+@PROPERTY
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_pages_sealed_into_their_records_do_not_touch_each_other(runs: list[int]) -> None:
+    keys, memory = TransportKeys(bytes(16), bytes(range(16))), RowMemory(RUN)
+    sealer, records = PacketSealer(keys), []
+    plain = np.arange(sum(runs) * PAGE_SIZE, dtype=np.uint64).astype(np.uint8).reshape(-1, PAGE_SIZE)
+    places = np.arange(len(plain), dtype=np.uint64)
+    for start, count in zip(np.cumsum([0, *runs]).tolist(), runs, strict=False):
+        part, rows = slice(start, start + count), memory.take(count)
+        packets = sealer.seal_run(PacketKind.DATA, places[part], plain[part], into=sealing_room(rows))
+        records.append(page_rows(places[part] << np.uint64(12), packets.headers, packets.data, memory=rows))
+    again, opener = PacketSealer(keys), PacketOpener(keys)
+    wire_rows = np.concatenate(records)
+    apart = again.seal_run(PacketKind.DATA, places, plain)
+    assert wire_rows["trans"].tobytes() == apart.data.tobytes()
+    assert wire_rows["hdr"].tobytes() == apart.headers.tobytes()
+    assert set(wire_rows["trans_len"].tolist()) == {PAGE_SIZE}
+    assert opener.open_run(PacketKind.DATA, places, apart)[0].tobytes() == plain.tobytes()
+
+
+@PROPERTY
+@given(st.integers(1, 3 * PAGE_SIZE))
+def test_what_is_cut_and_given_again_is_what_is_fed(step: int) -> None:
+    data, parser, found = whole(), sealed_parser(), []
+    kept = b""
+    for at in range(0, len(data), step):
+        chunk = kept + data[at : at + step]
+        elements, used = parser.cut(chunk)
+        found += packets_of(elements)
+        kept = chunk[used:]
+    parser.feed(kept)
+    assert found == packets_of(elements_of(data))

@@ -45,12 +45,12 @@ class Incoming:
         with self._lock:
             self._guest.receive_start(session)
 
-    def open(self, ram_pages: Pages, packets: Sequence[Packet]) -> Contents:
+    def open(self, ram_pages: Pages, packets: Sequence[Packet], into: Contents | None = None) -> Contents:
         """RECEIVE_UPDATE_DATA. CommandRefusedError of the first that is refused."""
         with self._lock:
             if self._stale:
                 self._stale.note(ram_pages, self._kinds[ram_pages.astype(np.int64)] != _NEVER)
-            return self._open(ram_pages, packets)
+            return self._open(ram_pages, packets, into)
 
     def open_firmware(self, block_pages: Pages, packets: Sequence[Packet]) -> Contents:
         """RECEIVE_UPDATE_DATA of pages of the firmware's block."""
@@ -62,10 +62,10 @@ class Incoming:
         with self._lock:
             return decrypted(self._guest.memory, places_of(block_pages), contents)
 
-    def _open(self, places: Pages, packets: Sequence[Packet]) -> Contents:
+    def _open(self, places: Pages, packets: Sequence[Packet], into: Contents | None = None) -> Contents:
         self._pins.pin(places)
         try:
-            contents = self._guest.open(places, packets)
+            contents = self._guest.open(places, packets, into)
         except CommandRefusedError:
             self._pins.failed()
             raise

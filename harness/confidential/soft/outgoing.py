@@ -58,10 +58,11 @@ class Outgoing:
                 raise QemuAbortError("QEMU took a failed length query of SEND_START for a length of 2**64 - 1")
             return self._guest.send_start(target)
 
-    def seal(self, ram_pages: Pages, contents: Contents) -> PacketRun:
+    def seal(self, ram_pages: Pages, contents: Contents, into: Contents | None = None) -> PacketRun:
         """SEND_UPDATE_DATA of all of them."""
         with self._lock:
-            packets = self._seal(ram_pages, self._views.to_seal(ram_pages, contents, lambda: self._guest.memory))
+            plain = self._views.to_seal(ram_pages, contents, lambda: self._guest.memory)
+            packets = self._seal(ram_pages, plain, into)
             self._count(ram_pages)
             return packets
 
@@ -70,10 +71,10 @@ class Outgoing:
         with self._lock:
             return self._seal(places_of(block_pages), contents)
 
-    def _seal(self, places: Pages, plain: Contents) -> PacketRun:
+    def _seal(self, places: Pages, plain: Contents, into: Contents | None = None) -> PacketRun:
         self._pins.pin(places)
         try:
-            packets = self._guest.seal(places, plain)
+            packets = self._guest.seal(places, plain, into)
         except CommandRefusedError:
             self._pins.failed()
             raise

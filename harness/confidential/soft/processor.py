@@ -203,11 +203,13 @@ class SecureProcessor:
         """SEND_UPDATE_DATA of one page. INVALID_LENGTH."""
         return self._seal(handle, Command.SEND_UPDATE_DATA, ram_page, page)
 
-    def send_update_run(self, handle: int, ram_pages: Places, pages: bytes | memoryview | Bytes) -> PacketRun:
-        """As many SEND_UPDATE_DATA as *ram_pages*; *pages* holds their content one behind the other. INVALID_LENGTH."""
+    def send_update_run(
+        self, handle: int, ram_pages: Places, pages: bytes | memoryview | Bytes, *, into: Bytes | None = None
+    ) -> PacketRun:
+        """As many SEND_UPDATE_DATA as *ram_pages*; *pages* and *into* as PacketSealer.seal_run. INVALID_LENGTH."""
         guest, _ = self._admit(handle, Command.SEND_UPDATE_DATA)
         assert guest.sealer, "a session is open in each state that makes packets"
-        return guest.sealer.seal_run(PacketKind.DATA, ram_pages, pages)
+        return guest.sealer.seal_run(PacketKind.DATA, ram_pages, pages, into=into)
 
     def send_update_vmsa(self, handle: int, vcpu: int, vmsa: bytes) -> Packet:
         """SEND_UPDATE_VMSA of one vCPU. INVALID_LENGTH; POLICY_FAILURE without ES."""
@@ -242,12 +244,12 @@ class SecureProcessor:
         return self._open(handle, Command.RECEIVE_UPDATE_DATA, ram_page, packet)
 
     def receive_update_run(
-        self, handle: int, ram_pages: Places, packets: PacketRun
+        self, handle: int, ram_pages: Places, packets: PacketRun, *, into: Bytes | None = None
     ) -> tuple[Bytes, CommandRefusedError | None]:
-        """As many RECEIVE_UPDATE_DATA as *packets*: the pages before the first refusal, and the refusal."""
+        """As many RECEIVE_UPDATE_DATA as *packets*: the pages before the first refusal, in *into*, and the refusal."""
         guest, _ = self._admit(handle, Command.RECEIVE_UPDATE_DATA)
         assert guest.opener, "a session is open in each state that takes packets"
-        return guest.opener.open_run(PacketKind.DATA, ram_pages, packets)
+        return guest.opener.open_run(PacketKind.DATA, ram_pages, packets, into=into)
 
     def receive_update_vmsa(self, handle: int, vcpu: int, packet: Packet) -> bytes:
         """RECEIVE_UPDATE_VMSA. Statuses of PacketOpener.open; POLICY_FAILURE without ES."""

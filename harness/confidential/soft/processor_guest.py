@@ -94,10 +94,10 @@ class ProcessorGuest:
         with self.trace.command("send-start"):
             return self._processor.send_start(self._handle, target)
 
-    def seal(self, ram_pages: Pages, contents: Contents) -> PacketRun:
-        """SEND_UPDATE_DATA of all *ram_pages*."""
+    def seal(self, ram_pages: Pages, contents: Contents, into: Contents | None = None) -> PacketRun:
+        """SEND_UPDATE_DATA of all *ram_pages*; *into* as PacketSealer.seal_run."""
         try:
-            packets = self._processor.send_update_run(self._handle, ram_pages, contents)
+            packets = self._processor.send_update_run(self._handle, ram_pages, contents, into=into)
         except CommandRefusedError as refusal:
             self.trace.refused("send-update-data", refusal, ram_page=int(ram_pages[0]))
             raise
@@ -125,13 +125,15 @@ class ProcessorGuest:
             self._handle = self._processor.receive_start(session)
         self._activate(session.policy)
 
-    def open(self, ram_pages: Pages, packets: Sequence[Packet]) -> Contents:
-        """RECEIVE_UPDATE_DATA. Raises for the first that is refused; those before it are done."""
+    def open(self, ram_pages: Pages, packets: Sequence[Packet], into: Contents | None = None) -> Contents:
+        """RECEIVE_UPDATE_DATA, into the rows of *into*. Raises for the first refused; those before it are done."""
         whole, refusal = _uncut(packets)
         pages = np.empty((0, PAGE_SIZE), dtype=np.uint8)
         if len(whole):
             try:
-                pages, refused = self._processor.receive_update_run(self._handle, ram_pages[: len(whole)], whole)
+                room = None if into is None else into[: len(whole)]
+                places = ram_pages[: len(whole)]
+                pages, refused = self._processor.receive_update_run(self._handle, places, whole, into=room)
             except CommandRefusedError as unready:
                 refused = unready
             refusal = refused or refusal

@@ -203,9 +203,12 @@ class VmProtection:
             self._list.begin_sending()
         return session
 
-    def seal(self, ram_pages: Pages, contents: Contents) -> PacketRun:
-        """SEND_UPDATE_DATA of pages that the list calls private; *contents* has a row each. CommandRefusedError."""
-        return self._out.seal(ram_pages, contents)
+    def seal(self, ram_pages: Pages, contents: Contents, into: Contents | None = None) -> PacketRun:
+        """SEND_UPDATE_DATA of pages that the list calls private; *contents* has a row each. CommandRefusedError.
+
+        The packets' data is made in the rows of *into*, if it is given: see PacketSealer.seal_run.
+        """
+        return self._out.seal(ram_pages, contents, into)
 
     def host_view(self, ram_pages: Pages, contents: Contents) -> Contents:
         """What the host reads of pages that its list calls shared: ciphertext where the guest says private."""
@@ -282,9 +285,9 @@ class VmProtection:
         """RECEIVE_START, on the first packet. CommandRefusedError."""
         self._in.start(session)
 
-    def open(self, ram_pages: Pages, packets: Sequence[Packet]) -> Contents:
-        """RECEIVE_UPDATE_DATA: a row each, as the guest will see it. CommandRefusedError."""
-        return self._in.open(ram_pages, packets)
+    def open(self, ram_pages: Pages, packets: Sequence[Packet], into: Contents | None = None) -> Contents:
+        """RECEIVE_UPDATE_DATA: a row each, as the guest will see it, in *into* if given. CommandRefusedError."""
+        return self._in.open(ram_pages, packets, into)
 
     def open_firmware(self, block_pages: Pages, packets: Sequence[Packet]) -> Contents:
         """The same for pages of the firmware's block."""

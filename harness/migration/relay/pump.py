@@ -25,12 +25,13 @@ from harness.model.wire import AppliedFault, WireEnd
 from harness.model.wire import WireFaultName as Name
 
 CHUNK_BYTES = 4 << 20
-"""Counted at once: counting has a price per call, and looks at a few bytes of a page, so no cache need hold it all."""
-EDIT_BYTES = 1 << 20
-"""Edited at once: what is looked at several times stays in the cache."""
+"""Counted, or edited, at once: both have a price per call, and touch a page once or not at all, so no cache need hold
+it all."""
 GATHER_MS = 1
 """How long more is waited for before what has come is edited."""
 LEAST_RECEIVE_BYTES = 256 << 10
+KEEP_BYTES = 64 << 10
+"""A record without its end waits in the buffer for more, if it is no longer; else in the parser."""
 PAUSE_MS = 10
 RETURN_CHUNK_BYTES = 1 << 16
 CONNECT_TIMEOUT_S = 10.0
@@ -129,7 +130,7 @@ class Pump:
         buffer = memoryview(bytearray(CHUNK_BYTES))
         if self._editor is None:
             self._forward_as_it_is(self._source, buffer)
-        elif (strike := self._forward_edited(self._source, buffer[:EDIT_BYTES], self._editor)) is not None:
+        elif (strike := self._forward_edited(self._source, buffer, self._editor)) is not None:
             self._strike(strike)
             return
         self._close_stream()
@@ -157,21 +158,31 @@ class Pump:
             self._account(buffer[:filled])
 
     def _forward_edited(self, source: socket.socket, buffer: memoryview, editor: Editor) -> Name | None:
-        while count := self._receive(source, buffer):
-            strike = self._edit(editor, self._parse(buffer[:count]))
+        """What has no end yet goes to the front of *buffer*, and what comes next joins it there."""
+        assert self._parser is not None
+        _wait_for_more(source, GATHER_MS)
+        kept = 0
+        while count := self._receive(source, buffer[kept:]):
+            filled = kept + count
+            elements, used = self._parse(buffer[:filled])
+            strike = self._edit(editor, elements)
             if strike is not None:
                 return strike
+            kept = filled - used
+            buffer[:kept] = buffer[used:filled]
+        self._parser.feed(buffer[:kept])
         return None
 
     def _receive(self, source: socket.socket, buffer: memoryview) -> int:
-        """All that is there and fits: each call of parser and editor has a price, and a socket gives small pieces."""
+        """All that fits and comes without a pause: each call of parser and editor has a price.
+
+        A socket gives small pieces, and behind each call the interpreter has to be waited for while another relay
+        works in it: so the kernel gathers them.
+        """
         if self._editor is not None and self._editor.is_holding and not _is_readable(source, timeout_ms=HOLD_MS):
             self._send(self._editor.release())
-        filled = count = source.recv_into(buffer)
-        while count and len(buffer) - filled >= LEAST_RECEIVE_BYTES and _is_readable(source, timeout_ms=GATHER_MS):
-            count = source.recv_into(buffer[filled:])
-            filled += count
-        return filled
+        _is_readable(source)
+        return source.recv_into(buffer, 0, socket.MSG_WAITALL)
 
     def _account(self, chunk: memoryview) -> None:
         """Parse for the books only: what cannot be parsed is forwarded all the same."""
@@ -187,12 +198,16 @@ class Pump:
             self._books.element(element)
         self._see_end()
 
-    def _parse(self, chunk: memoryview) -> list[Element]:
+    def _parse(self, chunk: memoryview) -> tuple[list[Element], int]:
+        """What is whole in *chunk*, and how many bytes of it are done with."""
         assert self._parser is not None
-        elements = self._parser.feed(chunk)
+        elements, used = self._parser.cut(chunk)
+        if len(chunk) - used > KEEP_BYTES:
+            self._parser.feed(chunk[used:])
+            used = len(chunk)
         for element in elements:
             self._books.element(element)
-        return elements
+        return elements, used
 
     def _see_end(self) -> None:
         if self._parser is not None and self._parser.is_done:
@@ -319,6 +334,11 @@ def _shutdown(connection: socket.socket | None, how: int) -> None:
     if connection is not None:
         with contextlib.suppress(OSError):
             connection.shutdown(how)
+
+
+def _wait_for_more(connection: socket.socket, pause_ms: int) -> None:
+    """What MSG_WAITALL waits for comes within *pause_ms*, or is not waited for."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, pause_ms * 1000))
 
 
 def _reset_on_close(connection: socket.socket | None) -> None:

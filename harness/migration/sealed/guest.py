@@ -51,8 +51,11 @@ class OutgoingGuest(Protocol):
         """What the host's list says of each page."""
         ...
 
-    def seal(self, ram_pages: RamPages, contents: Pages) -> Sequence[Packet]:
-        """SEND_UPDATE_DATA of pages that the list calls private; one command when the flavour batches."""
+    def seal(self, ram_pages: RamPages, contents: Pages, into: Pages | None = None) -> Sequence[Packet]:
+        """SEND_UPDATE_DATA of pages that the list calls private; one command when the flavour batches.
+
+        The packets' data is made in the rows of *into*, if it is given: pages with TAG_BYTES of scratch behind each.
+        """
         ...
 
     def host_view(self, ram_pages: RamPages, contents: Pages) -> Pages:
@@ -117,8 +120,8 @@ class IncomingGuest(Protocol):
         """RECEIVE_START, on the first packet."""
         ...
 
-    def open(self, ram_pages: RamPages, packets: Sequence[Packet]) -> Pages:
-        """RECEIVE_UPDATE_DATA: content as the guest will see it; one command when the flavour batches."""
+    def open(self, ram_pages: RamPages, packets: Sequence[Packet], into: Pages | None = None) -> Pages:
+        """RECEIVE_UPDATE_DATA: content as the guest will see it, in the rows of *into* if it is given."""
         ...
 
     def open_firmware(self, block_pages: RamPages, packets: Sequence[Packet]) -> Pages:

@@ -157,13 +157,13 @@ class Opener:
 
     def _open(self, block: str, ram_pages: RamPages, packets: PacketRun | list[Packet]) -> Buffers:
         if block != self._main:
-            return self._records(block, ram_pages, self._guest.open_firmware(ram_pages, packets))
-        contents: Pages = self._guest.open(ram_pages, packets)
+            return self._records(block, plain_records(ram_pages, self._guest.open_firmware(ram_pages, packets)))
+        rows = self._rows.take(len(ram_pages))
+        contents: Pages = self._guest.open(ram_pages, packets, rows["data"])
         self._guest.note_kind(ram_pages, private=True)
-        return self._records(block, ram_pages, contents)
+        return self._records(block, plain_records(ram_pages, contents, memory=rows))
 
-    def _records(self, block: str, ram_pages: RamPages, contents: Pages) -> Buffers:
-        buffers = plain_records(ram_pages, contents, memory=self._rows.take(len(ram_pages)))
+    def _records(self, block: str, buffers: Buffers) -> Buffers:
         is_new, self._out_block = self._out_block != block, block
         return named(block, buffers) if is_new else buffers
 
@@ -185,7 +185,8 @@ class Opener:
     def _firmware_in_clear(self, pages: elements.RamPages) -> Buffers:
         block_pages, contents = ram_pages_of(pages), np.empty((len(pages), PAGE_SIZE), dtype=np.uint8)
         contents_of(pages, contents)
-        return self._records(pages.block, block_pages, self._guest.firmware_guest_view(block_pages, contents))
+        contents = self._guest.firmware_guest_view(block_pages, contents)
+        return self._records(pages.block, plain_records(block_pages, contents))
 
     def _shared_list(self, part: SharedListPart) -> None:
         if not part.data:
@@ -213,11 +214,13 @@ class Opener:
 
     def _sections(self, tail: Tail) -> bytes:
         registers = {vcpu: bytes(pages) for vcpu, pages in self._registers.items()}
-        sections = restore(tail, registers)
+        # What the host knows is not among what is restored, so the tail as it came tells it.
+        sections, known = restore(tail, registers), auxiliary(tail)
         if not self._guest.restores_aux:
             self.struck[SoftFault.AUX_NOT_RESTORED] += 1
             sections = forget_auxiliary(tail, sections)
-        for vcpu, aux in auxiliary(replace(tail, data=sections)).items():
+            known = auxiliary(replace(tail, data=sections))
+        for vcpu, aux in known.items():
             self._guest.note_vcpu(vcpu, aux=aux, vmsa=registers.get(vcpu, b""))
         return sections
 

@@ -28,6 +28,19 @@ def ram_pages_of(pages: elements.RamPages) -> RamPages:
     return np.array(pages.words, dtype=np.uint64) >> np.uint64(PAGE_SHIFT)
 
 
+def contents_in_place(pages: elements.RamPages) -> Pages | None:
+    """What the records carry, a row each, as it stands in the buffer; None where not all are data with CONTINUE."""
+    size = WORD_BYTES + PAGE_SIZE
+    if pages.end - pages.starts[0] != len(pages) * size or not _are_alike(pages):
+        return None
+    return np.ndarray((len(pages), PAGE_SIZE), np.uint8, pages.buffer, pages.starts[0] + WORD_BYTES, (size, 1))
+
+
+def _are_alike(pages: elements.RamPages) -> bool:
+    flags = np.array(pages.words, dtype=np.uint64) & np.uint64(PAGE_SIZE - 1)
+    return bool((flags == NEXT_DATA_PAGE).all())
+
+
 def contents_of(pages: elements.RamPages, out: Pages) -> None:
     """Write what each record carries into the rows of *out*. StreamError for a delta: its page cannot be known here."""
     flags = np.array(pages.words, dtype=np.uint64) & np.uint64(PAGE_SIZE - 1)
@@ -56,17 +69,21 @@ def _one_by_one(pages: elements.RamPages, indexes: range, out: Pages) -> None:
 def plain_records(ram_pages: RamPages, contents: Pages, *, memory: NDArray[np.void] | None = None) -> Buffers:
     """Records as QEMU sends them, all with CONTINUE, pages of zeros short.
 
-    Those of data are made in *memory* (rows of DATA), if it is given and long enough.
+    Those of data are made in *memory* (rows of DATA), if it is given and long enough; *contents* may be its pages.
     """
     is_zero = zero_pages(contents)
     words = ram_pages << np.uint64(PAGE_SHIFT) | np.uint64(FLAG_CONTINUE)
     if memory is None or len(memory) < len(contents):
         memory = np.empty(len(contents), dtype=DATA)
+    is_there = np.may_share_memory(memory, contents)
     buffers: Buffers = []
     for start, end in pairwise([0, *(np.flatnonzero(np.diff(is_zero)) + 1).tolist(), len(contents)]):
         rows = np.empty(end - start, dtype=_ZERO) if is_zero[start] else memory[start:end]
         rows["word"] = words[start:end] | np.uint64(FLAG_ZERO if is_zero[start] else FLAG_PAGE)
-        rows["fill" if is_zero[start] else "data"] = 0 if is_zero[start] else contents[start:end]
+        if is_zero[start]:
+            rows["fill"] = 0
+        elif not is_there:
+            rows["data"] = contents[start:end]
         buffers.append(rows.view(np.uint8).data)
     return buffers
 
@@ -83,7 +100,7 @@ def named(block: str, buffers: Buffers) -> Buffers:
 class RowMemory:
     """Memory for the rows of one element, the same each time: fresh memory costs as much as encryption.
 
-    What is taken is valid until :meth:`free`.
+    What is taken is valid until :meth:`free`; it always has a row behind it.
     """
 
     def __init__(self, dtype: np.dtype[np.void]) -> None:
@@ -97,8 +114,9 @@ class RowMemory:
     def take(self, rows: int) -> NDArray[np.void]:
         """Memory for *rows* rows."""
         start, self._used = self._used, self._used + rows
-        if self._used > len(self._rows):
-            start, self._used, self._rows = 0, rows, np.empty(max(rows, 2 * len(self._rows)), dtype=self._rows.dtype)
+        if self._used >= len(self._rows):
+            start, self._used = 0, rows
+            self._rows = np.empty(max(rows, 2 * len(self._rows)) + 1, dtype=self._rows.dtype)
         return self._rows[start : self._used]
 
 

@@ -23,8 +23,10 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from harness.confidential.soft.packets import TAG_BYTES
 from harness.migration.stream.cursor import Cursor, NeedMoreError
 from harness.migration.stream.elements import VendorRecords
 from harness.migration.stream.format import FLAG_CONTINUE, FLAG_MULTIFD_FLUSH, RAM_RECORDS
@@ -236,13 +238,23 @@ def page_rows(
 ) -> NDArray[np.void]:
     """Records of packets, row by row, all with CONTINUE and subtype 1, made in the first rows of *memory*.
 
-    Another *flag* makes them records of another tree.
+    *data* may stand there already, see :func:`sealing_room`. Another *flag* makes them records of another tree.
     """
     rows = memory[: len(ram_addrs)]
     rows["word"] = ram_addrs | np.uint64(flag | FLAG_CONTINUE)
     rows["subtype"], rows["hdr_len"], rows["trans_len"] = Subtype.PAGE, HEADER_BYTES, PAGE_SIZE
-    rows["hdr"], rows["trans"] = headers, data
+    rows["hdr"] = headers
+    if not np.may_share_memory(rows, data):
+        rows["trans"] = data
     return rows
+
+
+def sealing_room(rows: NDArray[np.void]) -> Bytes:
+    """The page of each of *rows* with the tag's room behind it, which is the head of the next row: to be written later.
+
+    The memory of *rows* has to have one row more behind them.
+    """
+    return as_strided(rows["trans"], shape=(len(rows), PAGE_SIZE + TAG_BYTES))
 
 
 def first_record(block: str, ram_addr: int, session: SessionRecord, header: bytes, data: bytes) -> bytes:

@@ -27,6 +27,7 @@ from harness.migration.sealed.guest import OutgoingGuest, Pages, RamPages, Refus
 from harness.migration.sealed.page_buffers import (
     Buffers,
     RowMemory,
+    contents_in_place,
     contents_of,
     named,
     plain_records,
@@ -42,6 +43,7 @@ from harness.migration.sealed.records import (
     first_record,
     list_record,
     page_rows,
+    sealing_room,
 )
 from harness.migration.sealed.vcpu_state import auxiliary, strip
 from harness.migration.stream import elements
@@ -157,8 +159,10 @@ class Sealer:
 
     def _main_memory(self, pages: elements.RamPages) -> Buffers:
         ram_pages = ram_pages_of(pages)
-        contents = self._room(len(ram_pages))
-        contents_of(pages, contents)
+        contents = contents_in_place(pages)
+        if contents is None:
+            contents = self._room(len(ram_pages))
+            contents_of(pages, contents)
         is_kept = ~self._guest.forgotten(ram_pages)
         if not is_kept.all():
             self.struck[SoftFault.DIRTY_FORGOTTEN] += int((~is_kept).sum())
@@ -262,18 +266,20 @@ class Sealer:
         ram_addr = int(ram_page[0]) << PAGE_SHIFT
         return first_record(block, ram_addr, record, packet.header, packet.data)
 
-    def _packets(self, ram_pages: RamPages, contents: Pages, block: str) -> Sequence[Packet]:
-        seal = self._guest.seal if block == self._main else self._guest.seal_firmware
-        return seal(ram_pages, contents)
+    def _packets(self, ram_pages: RamPages, contents: Pages, block: str, into: Pages | None = None) -> Sequence[Packet]:
+        if block != self._main:
+            return self._guest.seal_firmware(ram_pages, contents)
+        return self._guest.seal(ram_pages, contents, into)
 
     def _seal(self, ram_pages: RamPages, contents: Pages, block: str) -> NDArray[np.void]:
-        packets = PacketRun.of(self._packets(ram_pages, contents, block))
+        rows = self._rows.take(len(ram_pages))
+        packets = PacketRun.of(self._packets(ram_pages, contents, block, sealing_room(rows)))
         flag = FLAG_ENCRYPTED
         if SoftFault.OTHER_TREES_FLAGS in self._faults:
             self.struck[SoftFault.OTHER_TREES_FLAGS] += len(ram_pages)
             flag = _OTHER_FLAG
         ram_addrs = ram_pages << np.uint64(PAGE_SHIFT)
-        return page_rows(ram_addrs, packets.headers, packets.data, flag=flag, memory=self._rows.take(len(ram_pages)))
+        return page_rows(ram_addrs, packets.headers, packets.data, flag=flag, memory=rows)
 
     def _plain(self, ram_pages: RamPages, contents: Pages) -> Buffers:
         """Plain records, which must not stand inside a window: no page comes twice before it ends, so they can wait."""

@@ -61,7 +61,7 @@ class Tap:
         self._was_sealed = np.zeros(0, dtype=np.bool_)
         self._others: dict[str, Kinds] = {}
         self._unended = 0
-        self._clear_registers: tuple[str, ...] = ()
+        self._tail: Tail | None = None
         self._starts = self._pages = self._plain_pages = self._lists = self._batch = 0
         self._batches: list[int] = []
         self._vcpus: list[int] = []
@@ -92,7 +92,7 @@ class Tap:
                 self._vcpus += [entry.vcpu for entry in element.entries if isinstance(entry, VcpuPacket)]
             case Tail():
                 self._note("end")
-                self._clear_registers = _clear_registers(element) if self._vcpus else ()
+                self._tail = element if self._vcpus else None
             case Eof():
                 self._note("end")
 
@@ -114,7 +114,8 @@ class Tap:
             unknown_flags=unknown_flags,
             clear_private_pages=self._clear_records,
             clear_private_ranges=coalesce(self._clear)[:MAX_RANGES],
-            clear_registers=self._clear_registers,
+            # Looked for when somebody asks: while the tail passes, the VM stands still.
+            clear_registers=_clear_registers(self._tail) if self._tail else (),
             unended_batches=self._unended + bool(self._batch),
             packet_pages=PageSet.from_bounds(sealed, sealed + np.uint64(1)),
             blocks=tuple(_block_kinds(name, kinds) for name, kinds in self._others.items() if kinds.any()),

@@ -107,13 +107,22 @@ class StreamParser:
 
     def feed(self, chunk: bytes | bytearray | memoryview) -> list[Element]:
         """The elements that *chunk* completes. Batches and pieces are views into *chunk*."""
+        elements, used = self.cut(chunk)
+        self._held += memoryview(chunk)[used:]
+        return elements
+
+    def cut(self, chunk: bytes | bytearray | memoryview) -> tuple[list[Element], int]:
+        """As :meth:`feed`, but what is begun in *chunk* and not ended is not kept: also how many bytes were used.
+
+        Give the rest again, with more behind it: so no batch is torn where two chunks meet.
+        """
         view = memoryview(chunk).toreadonly()
         elements = self.salvaged = []
         pos = self._complete_held(view, elements) if self._held else 0
-        if not self._held:
-            end, _ = self._scan(view[pos:], elements)
-            self._held += view[pos + end :]
-        return elements
+        if self._held:
+            return elements, len(view)
+        end, _ = self._scan(view[pos:], elements)
+        return elements, pos + end
 
     def close(self) -> list[Element]:
         """The end of the stream: the tail if it had no description. Raises StreamError in the middle of an element."""
