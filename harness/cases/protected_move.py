@@ -110,6 +110,7 @@ async def load_and_convert(stage: Stage, guest: Guest, settings: ProtectedCaseSe
         window_pages=protection.window_mib << (20 - PAGE_SHIFT),
         deadline=stage.deadline,
     )
+    await _converted(stage, guest)
 
 
 def judge_boot(stage: Stage, guest: Guest) -> None:
@@ -126,8 +127,8 @@ async def enter_kernel(stage: Stage, guest: Guest) -> Guest:
     return await _looked_at(stage, guest)
 
 
-async def _converted(stage: Stage, guest: Guest, at_least: int = 8) -> None:
-    """Wait until the guest has shared some memory, else nothing of it could outlive its kernel."""
+async def _converted(stage: Stage, guest: Guest, at_least: int = 24) -> None:
+    """Wait until the guest has shared some memory: a map without ranges proves nothing."""
     if not shield_of(stage).settings.conversions_per_tick:
         return
     while cvm_page_of(guest, guest.vm).counters.to_shared < at_least:
@@ -139,7 +140,6 @@ async def _converted(stage: Stage, guest: Guest, at_least: int = 8) -> None:
 async def reset(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fresh: PageMap) -> Guest:
     """Reboot, compare the map with a fresh boot's, and load again."""
     stage.step("reset")
-    await _converted(stage, guest)
     await stop_work(stage, guest)
     protection = shield_of(stage).of(guest.vm).protection
     before = protection.snapshot().page_map
@@ -158,7 +158,6 @@ async def reset(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fre
 async def kexec(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fresh: PageMap) -> Guest:
     """Start a new kernel without a reset, compare the map with a fresh boot's, and load again."""
     stage.step("kexec")
-    await _converted(stage, guest)
     await stop_work(stage, guest)
     before = shield_of(stage).of(guest.vm).protection.snapshot().page_map
     await guest.vm.guarded(

@@ -134,14 +134,13 @@ class CancelSettings(MigrationCaseSettings):
 
     def cancelled_migration(self, at: CancelAt) -> MigrationSettings:
         """An attempt that stays in the phase long enough: never lets go, and slowly until pages are sent again."""
-        pause = {"pause-before-switchover": True} if at is CancelAt.PRE_SWITCHOVER else {}
+        # A guest that a busy machine starves may dirty so little that a later pass is the last: then it waits there.
+        pause = {"pause-before-switchover": True} if at in {CancelAt.LATER_PASS, CancelAt.PRE_SWITCHOVER} else {}
         slow = at in {CancelAt.SETUP, CancelAt.FIRST_PASS}
-        # A guest that a busy machine starves must still dirty more in one pass than fits into the downtime.
-        passes_per_s = 2 if at is CancelAt.LATER_PASS else _PASSES_PER_S
         return MigrationSettings(
             transport=self.transport,
             hold_passes=2,
-            hold_bandwidth_mib_s=_SLOW_MIB_S if slow else self.memory_mib * passes_per_s,
+            hold_bandwidth_mib_s=_SLOW_MIB_S if slow else self.memory_mib * _PASSES_PER_S,
             capabilities={"return-path": self.cancel_with_return_path, **self.capabilities, **pause},
         )
 

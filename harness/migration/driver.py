@@ -78,7 +78,9 @@ _LAST_WORDS_S = 2.0
 _REACHED = {
     CancelAt.SETUP: lambda watch: watch.status in {"setup", "active"},
     CancelAt.FIRST_PASS: lambda watch: watch.status == "active",
-    CancelAt.LATER_PASS: lambda watch: watch.status == "active" and watch.sync_count >= LATER_PASS_SYNCS,
+    CancelAt.LATER_PASS: lambda watch: (
+        (watch.status == "active" and watch.sync_count >= LATER_PASS_SYNCS) or watch.status == "pre-switchover"
+    ),
     CancelAt.PRE_SWITCHOVER: lambda watch: watch.status == "pre-switchover",
 }
 

@@ -237,8 +237,10 @@ class Sealer:
                 buffers += self._end_batch()
             part = slice(lost, lost + self._batch.room)
             if len(ram_pages[part]):
+                before = self._batch.pages
                 rows = self._seal(ram_pages[part], contents[part], self._main)
                 buffers += self._named(self._batch.add(rows), self._main)
+                self._pace(self._batch.pages, of_which_done=before)
             ram_pages, contents = ram_pages[part.stop :], contents[part.stop :]
         return buffers
 
@@ -251,8 +253,6 @@ class Sealer:
 
     def _end_batch(self) -> Buffers:
         """Send the window, as it is, and what waited for its end."""
-        if self._batch.pages:
-            self._pace(self._batch.pages)
         buffers, self._behind = [*self._batch.end(), *self._behind], []
         return self._named(buffers, self._main)
 
@@ -347,7 +347,8 @@ class Sealer:
             return {vcpu: registers[other] for vcpu, other in zip(vcpus, [*vcpus[1:], vcpus[0]], strict=True)}
         return registers
 
-    def _pace(self, pages: int) -> None:
-        wait_s = self._guest.pace_s(pages)
+    def _pace(self, pages: int, *, of_which_done: int = 0) -> None:
+        """Take as long as the processor. A window is paced as its pages come, so that QEMU sees it go on."""
+        wait_s = self._guest.pace_s(pages) - (self._guest.pace_s(of_which_done) if of_which_done else 0.0)
         if wait_s > 0:
             self._stop.wait(wait_s)
