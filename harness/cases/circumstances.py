@@ -29,6 +29,8 @@ class Circumstance(StrEnum):
     KEXEC = "kexec"
     OFFLINE = "offline"
     """The last vCPU goes offline, is moved, and comes back."""
+    NEIGHBOURS = "neighbours"
+    """Ranges that touch are shared one after the other, and one is taken back from before another."""
     LARGE = "large-conversion"
     """One conversion of more than 64 MiB, which a host may answer with RETRY."""
     CANCEL = "cancel"
@@ -83,12 +85,13 @@ NEEDS: Mapping[SoftFault, Needs] = MappingProxyType(
         SoftFault.SEC_GHCB_UNREPORTED: _needs(Circumstance.FIRMWARE, heeds_blocker=False),
         SoftFault.KEXEC_KEEPS_RANGES: _needs(Circumstance.KEXEC),
         SoftFault.RETRY_IGNORED: _needs(Circumstance.LARGE, answers_retry=True, window_mib=32),
-        SoftFault.REUSES_UNCONVERTED: _needs(refuses_conversion=3),
+        # A large conversion would soon put right what the refused one left behind.
+        SoftFault.REUSES_UNCONVERTED: _needs(refuses_conversion=3, shapes=("4k", "odd")),
         SoftFault.LIST_KEPT_OVER_RESET: _needs(Circumstance.RESET),
         SoftFault.READY_KEPT: _needs(Circumstance.RESET),
         SoftFault.LIST_APPENDED: _needs(settings={"hops": 2}, conversions_per_tick=20),
-        SoftFault.LIST_NOT_MERGED: _needs(conversions_per_tick=20),
-        SoftFault.LIST_LOSES_NEIGHBOUR: _needs(conversions_per_tick=20),
+        SoftFault.LIST_NOT_MERGED: _needs(Circumstance.NEIGHBOURS, shapes=("4k", "odd")),
+        SoftFault.LIST_LOSES_NEIGHBOUR: _needs(Circumstance.NEIGHBOURS, shapes=("4k", "odd")),
         SoftFault.FINISH_ON_FAILURE: _needs(Circumstance.CANCEL),
         SoftFault.DIRTY_FORGOTTEN: _needs(Circumstance.CANCEL),
         SoftFault.PINS_LEAKED: _needs(Circumstance.CANCEL),

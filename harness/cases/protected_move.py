@@ -21,9 +21,9 @@ from harness.model.cvm_guest import ConversionStatus, Phase, Shapes
 from harness.model.errors import PreconditionError
 from harness.model.guest import HaltMode, Workload
 from harness.model.map_strip import map_strip
-from harness.model.memory import PAGE_SHIFT
+from harness.model.memory import PAGE_SHIFT, PAGE_SIZE
 from harness.model.page_map import PageMap
-from harness.model.protection import GuestBoot
+from harness.model.protection import GuestBoot, ProtectionCounters
 
 _SHAPES = {
     ConversionShape.SMALL: Shapes.PAGE,
@@ -73,6 +73,8 @@ async def _on_the_way(stage: Stage, guest: Guest, settings: ProtectedCaseSetting
         guest = await kexec(stage, guest, settings, fresh)
     if settings.has(Circumstance.OFFLINE):
         await take_offline(stage, guest)
+    if settings.has(Circumstance.NEIGHBOURS):
+        await convert_neighbours(stage, guest)
     if settings.has(Circumstance.LARGE):
         await convert_much(stage, guest)
     if settings.has(Circumstance.CANCEL):
@@ -131,10 +133,15 @@ async def _converted(stage: Stage, guest: Guest, at_least: int = 24) -> None:
     """Wait until the guest has shared some memory: a map without ranges proves nothing."""
     if not shield_of(stage).settings.conversions_per_tick:
         return
-    while cvm_page_of(guest, guest.vm).counters.to_shared < at_least:
+    while _tried(cvm_page_of(guest, guest.vm).counters) < at_least:
         if stage.deadline.has_passed or not guest.vm.is_alive:
             raise PreconditionError("the guest converted nothing", hint="see its console")
         await asyncio.sleep(_POLL_S)
+
+
+def _tried(counters: ProtectionCounters) -> int:
+    """Conversions to shared; those that failed count, for the case is to go on and say so."""
+    return counters.to_shared + counters.failed
 
 
 async def reset(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fresh: PageMap) -> Guest:
@@ -195,6 +202,17 @@ async def bring_online(stage: Stage, guest: Guest) -> None:
 
 def _last_vcpu(guest: Guest) -> int:
     return 1 << (guest.description.vcpus - 1)
+
+
+async def convert_neighbours(stage: Stage, guest: Guest) -> None:
+    """Two ranges that touch, the upper first; then two apart, of which the lower is taken back."""
+    stage.step("convert neighbours")
+    first = guest.description.managed_pages // 2
+    for page, private in ((1, False), (0, False), (6, False), (4, False), (4, True)):
+        gpa = guest.description.page_gpa(first + page)
+        reply = await guest.confidential.convert(gpa, PAGE_SIZE, private=private, deadline=stage.deadline)
+        if reply.status is not ConversionStatus.DONE:
+            raise PreconditionError(f"a conversion ended {reply.status.name}")
 
 
 async def convert_much(stage: Stage, guest: Guest) -> None:

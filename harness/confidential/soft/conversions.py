@@ -75,7 +75,7 @@ class Conversions:
     _refuse_in: int = 0
 
     def refuse_next(self, nth: int) -> None:
-        """Refuse the *nth* valid call from now on, counted from 1; 0 takes it back."""
+        """Refuse the *nth* valid call to share memory from now on, counted from 1; 0 takes it back."""
         self._refuse_in = nth
 
     def begin_anew(self, initial: PageMap) -> None:
@@ -127,7 +127,7 @@ class Conversions:
             return KVM_ENOSYS
         if asked.refusal:
             return KVM_EINVAL
-        if self._refuse_in:
+        if self._refuse_in and not asked.is_private:
             self._refuse_in -= 1
             if not self._refuse_in:
                 return KVM_EFAULT
