@@ -50,7 +50,7 @@ async def vmsa_ghcb(stage: Stage, settings: ProtectedCaseSettings) -> None:
     settings=ProtectedCaseSettings,
     backend=BACKEND,
     **_MOVE,
-    protection={"pace": "batched", "conversions_per_tick": 1},
+    protection={"pace": "amd", "conversions_per_tick": 1},
 )
 async def ring_buffer(stage: Stage, settings: ProtectedCaseSettings) -> None:
     """As pagemap/precopy with a processor that is slow with each command: only batches make it bearable."""

@@ -33,9 +33,7 @@ class ProcessorPace(StrEnum):
     INSTANT = "instant"
     """As fast as this machine encrypts."""
     AMD = "amd"
-    """The 350-450 pages a second that the AMD series reports."""
-    BATCHED = "batched"
-    """The same, many pages with each command, where the backend has batches."""
+    """The 350-450 pages a second that the AMD series reports; more where the backend sends many with each command."""
 
 
 class ProtectionSettings(BaseModel):

@@ -19,7 +19,7 @@ from harness.cases.request import REQUEST_FILE, Request
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.shield import Shield
 from harness.cases.stage import Binaries, CaseOverError, Stage
-from harness.checks.precondition import check_fault_applied
+from harness.checks.precondition import check_fault_applied, check_fault_seen
 from harness.confidential.backend import find_backend
 from harness.model.deadline import Deadline
 from harness.model.errors import (
@@ -107,7 +107,7 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
                     shield=_shield(request),
                 ) as stage:
                     await request.case.play(stage, request.settings)
-                    _judge_host_faults(stage)
+                    _judge_faults(stage)
     except CaseOverError:
         return _judged(notebook, None)
     except TimeoutError:
@@ -130,10 +130,13 @@ def _shield(request: Request) -> Shield | None:
     return Shield(flavour=flavour, settings=request.settings.protection, faults=faults, seed=request.seed)
 
 
-def _judge_host_faults(stage: Stage) -> None:
+def _judge_faults(stage: Stage) -> None:
     """A case that has no place for a fault must not pass as if it had withstood it."""
     for fault in sorted(stage.faults.host):
         stage.notebook.judge("precondition", check_fault_applied(fault, int(fault in stage.struck)))
+    found = tuple(stage.notebook.findings)
+    for soft in sorted(stage.faults.soft):
+        stage.notebook.judge("precondition", check_fault_seen(soft, found))
 
 
 _GRACE_S = 5.0

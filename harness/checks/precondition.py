@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.model.evidence import Traffic
 from harness.model.verdict import Finding, Verdict
 
@@ -27,6 +29,13 @@ def check_redirtied(traffic: Traffic, *, passes: int) -> tuple[Finding, ...]:
 def check_fault_applied(name: str, times: int) -> tuple[Finding, ...]:
     """A fault that was asked for really happened, so that silence would mean something."""
     return () if times else (_unmet("fault-not-applied", f"the fault {name} never found its target"),)
+
+
+def check_fault_seen(name: str, findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """A fault that nobody counts was on, and something was found: silence would look as if it had been withstood."""
+    if findings:
+        return ()
+    return (_unmet("fault-not-seen", f"the fault {name} left no trace: it has no target in this case, or no check"),)
 
 
 def _unmet(kind: str, detail: str) -> Finding:

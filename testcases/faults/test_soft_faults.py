@@ -120,6 +120,13 @@ def test_the_table_covers_the_catalogue() -> None:
     assert set(DIAGNOSES) == set(SOFT_FAULTS)
 
 
+@pytest.mark.parametrize("fault", ["gfw-sec-ghcb-unreported", "qemu-list-not-merged", "kvm-pins-leaked"])
+def test_a_fault_without_a_target_is_an_error_and_no_pass(play: Player, fault: str) -> None:
+    result = play("memory/precopy", fault, backend="soft-sev", memory_mib=64)
+    assert result.verdict is Verdict.ERROR, result.reason
+    assert findings_of(result) == {("precondition", "fault-not-seen")}
+
+
 @pytest.mark.parametrize("fault", CONTENT_DIES, ids=str)
 def test_a_wrong_map_really_destroys_pages(play: Player, fault: SoftFault) -> None:
     """The emulation hurts: what travels as the wrong kind is garbage to the guest."""
