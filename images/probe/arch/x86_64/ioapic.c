@@ -1,7 +1,7 @@
-/* I/O APIC (82093AA): one input, that of the command channel; the old PIC is masked. */
+/* I/O APIC (82093AA): the input of the command channel, and those of counted interrupts; the old PIC is masked. */
 #include "x86.h"
 
-enum { REDIRECTION = 0x10, ACTIVE_LOW = 0x2000, LEVEL = 0x8000, PIC_MASTER_MASK = 0x21, PIC_SLAVE_MASK = 0xa1 };
+enum { REDIRECTION = 0x10, ACTIVE_LOW = 0x2000, LEVEL = 0x8000, MASKED = 0x10000, PIC_MASTER_MASK = 0x21, PIC_SLAVE_MASK = 0xa1 };
 
 static void write(uint32_t index, uint32_t value)
 {
@@ -19,4 +19,24 @@ void ioapic_route(uint32_t gsi, uint8_t vector, uint32_t apic_id, uint16_t flags
 	outb(PIC_SLAVE_MASK, 0xff);
 	write(REDIRECTION + 2 * gsi + 1, apic_id << 24);
 	write(REDIRECTION + 2 * gsi, low);
+}
+
+static uint32_t read(uint32_t index)
+{
+	*(volatile uint32_t *)tables.ioapic_gpa = index;
+	return *(volatile uint32_t *)(tables.ioapic_gpa + 0x10);
+}
+
+void ioapic_set(uint32_t pin, uint8_t vector, uint32_t apic_id, bool is_level, bool masked)
+{
+	write(REDIRECTION + 2 * pin, MASKED);
+	write(REDIRECTION + 2 * pin + 1, apic_id << 24);
+	write(REDIRECTION + 2 * pin, vector | (is_level ? LEVEL : 0) | (masked ? MASKED : 0));
+}
+
+void ioapic_mask(uint32_t pin, bool masked)
+{
+	uint32_t low = read(REDIRECTION + 2 * pin) & ~(uint32_t)MASKED;
+
+	write(REDIRECTION + 2 * pin, low | (masked ? MASKED : 0));
 }

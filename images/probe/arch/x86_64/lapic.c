@@ -6,8 +6,9 @@ enum {
 	REG_ID = 0x20, REG_TPR = 0x80, REG_EOI = 0xb0, REG_SPURIOUS = 0xf0, REG_ICR_LOW = 0x300, REG_ICR_HIGH = 0x310,
 	REG_LVT_TIMER = 0x320, REG_LVT_LINT0 = 0x350, REG_LVT_LINT1 = 0x360, REG_TIMER_INITIAL = 0x380, REG_TIMER_CURRENT = 0x390,
 	REG_TIMER_DIVIDE = 0x3e0, LVT_MASKED = 0x10000, LVT_NMI = 0x400, LVT_PERIODIC = 0x20000, DIVIDE_BY_1 = 0xb, ICR_PENDING = 0x1000,
+	REG_IRR = 0x200, LVT_EXTINT = 0x700, LVT_TSC_DEADLINE = 0x40000,
 };
-enum { MSR_APIC_BASE = 0x1b };
+enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
 
 static volatile uint32_t *reg(uint32_t offset)
 {
@@ -41,6 +42,36 @@ void lapic_timer_start(void)
 	*reg(REG_TIMER_DIVIDE) = DIVIDE_BY_1;
 	*reg(REG_LVT_TIMER) = LVT_PERIODIC | VECTOR_TIMER;
 	*reg(REG_TIMER_INITIAL) = LAPIC_TIMER_NS;      /* QEMU's and KVM's APIC timers count nanoseconds */
+}
+
+void lapic_timer_stop(void)
+{
+	*reg(REG_LVT_TIMER) = LVT_MASKED | VECTOR_TIMER;
+	*reg(REG_TIMER_INITIAL) = 0;
+}
+
+/* *ns* of the APIC timer's own clock; with a deadline, ticks of the TSC from now. */
+void lapic_timer_arm(uint8_t vector, uint64_t ns, uint32_t is_deadline, bool periodic)
+{
+	lapic_timer_stop();
+	if (is_deadline) {
+		*reg(REG_LVT_TIMER) = LVT_TSC_DEADLINE | vector;
+		wrmsr(MSR_TSC_DEADLINE, arch_ticks() + ns);
+		return;
+	}
+	*reg(REG_LVT_TIMER) = (periodic ? LVT_PERIODIC : 0) | vector;
+	*reg(REG_TIMER_INITIAL) = (uint32_t)ns;
+}
+
+bool lapic_is_pending(uint32_t vector)
+{
+	return *reg(REG_IRR + vector / 32 * 0x10) >> vector % 32 & 1;
+}
+
+/* What the 8259A asserts comes in through LINT0, and brings its own vector. */
+void lapic_accept_pic(void)
+{
+	*reg(REG_LVT_LINT0) = LVT_EXTINT;
 }
 
 uint32_t lapic_timer_left_ns(void)

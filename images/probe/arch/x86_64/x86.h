@@ -7,7 +7,7 @@
 enum { STACK_BYTES = 8192, IST_DOUBLE_FAULT = 1, IST_NMI, IST_FAULT, IST_IRQ, STACKS };
 enum { SELECTOR_CODE = 0x08, SELECTOR_DATA = 0x10, SELECTOR_TSS = 0x18 };
 enum { VECTOR_NMI = 2, VECTOR_TIMER = 0xe1, VECTOR_CHANNEL = 0xe2, VECTOR_KICK = 0xe3,
-	VECTOR_ERRAND = 0xe4, VECTOR_VC = 29, VECTOR_SPURIOUS = 0xff };
+	VECTOR_ERRAND = 0xe4, VECTOR_VC = 29, VECTOR_SPURIOUS = 0xff, VECTOR_PIC = 0x20 };
 
 struct frame {
 	uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
@@ -66,9 +66,29 @@ uint32_t lapic_timer_left_ns(void);
 enum { LAPIC_TIMER_NS = 10000000 };
 void lapic_send(uint32_t apic_id, uint32_t command);
 enum { IPI_INIT = 0x4500, IPI_STARTUP = 0x4600, IPI_NMI = 0x4400, IPI_FIXED = 0x4000, IPI_ALL_OTHERS = 0xc0000 };
+void lapic_timer_stop(void);
+void lapic_timer_arm(uint8_t vector, uint64_t ns, uint32_t is_deadline, bool periodic);
+bool lapic_is_pending(uint32_t vector);
+void lapic_accept_pic(void);
 void ioapic_route(uint32_t gsi, uint8_t vector, uint32_t apic_id, uint16_t flags);
+void ioapic_set(uint32_t pin, uint8_t vector, uint32_t apic_id, bool is_level, bool masked);
+void ioapic_mask(uint32_t pin, bool masked);
 void serial_init(void);
 void serial_interrupt(void);
+void com1_line(bool up);
+
+/* pci.c: slots of bus 0. pic.c: the 8259As and the 8254 */
+bool pci_find(uint16_t vendor, uint16_t device, uint32_t *slot);
+uint32_t pci_read(uint32_t slot, uint32_t offset);
+void pci_write(uint32_t slot, uint32_t offset, uint32_t value);
+uint64_t pci_memory_bar(uint32_t slot, unsigned bar);
+uint32_t pci_capability(uint32_t slot, uint8_t id);
+void pci_enable(uint32_t slot);
+void pic_init(void);
+void pic_mask(unsigned irq, bool masked);
+void pic_eoi(unsigned irq);
+bool pic_is_pending(unsigned irq);
+void pit_start(uint16_t count, bool periodic);
 
 /* canary.c */
 void canary_leave(struct cpu *cpu, struct frame *frame);
@@ -80,6 +100,14 @@ static inline uint8_t inb(uint16_t port)
 	uint8_t value;
 
 	__asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+static inline void outl(uint16_t port, uint32_t value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
+static inline uint32_t inl(uint16_t port)
+{
+	uint32_t value;
+
+	__asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
 	return value;
 }
 static inline uint64_t rdmsr(uint32_t msr)
