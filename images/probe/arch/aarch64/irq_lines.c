@@ -100,7 +100,7 @@ void line_trigger(struct irq_source *source)
 	}
 }
 
-/* A level stays for *argument* deliveries more than one: it is pending anew after each end of interrupt. */
+/* A level stays up for *argument* deliveries, 0 means 1: until then it is pending anew after each end of interrupt. */
 uint8_t line_before_log(struct irq_source *source)
 {
 	if (source->kind == IRQ_TIMER && source->flags & IRQ_PERIODIC)
@@ -109,7 +109,7 @@ uint8_t line_before_log(struct irq_source *source)
 		WRITE_REGISTER(CNTP_CTL_EL0, 0);
 	if (source->kind != IRQ_LEVEL)
 		return 0;
-	if (source->delivered % (source->argument + 1))
+	if (source->argument && source->delivered % source->argument)
 		return RECORD_ASSERTED;
 	lower_line(source);
 	return 0;

@@ -79,6 +79,8 @@ uint32_t lpi_program(struct irq_source *source)
 		return IRQ_UNSUPPORTED;
 	if (event >= EVENTS || device > 0xff || (is_of_host(source) && source->line >= irq_device.vectors))
 		return IRQ_BAD;
+	if (!is_virtual(source) && source->vcpu >= cpu_count)
+		return IRQ_BAD;
 	if (is_virtual(source) && !vpe_create(source->from))
 		return IRQ_UNSUPPORTED;
 	source->arch_number = LPI_FIRST + source->id * INTID_STEP;
