@@ -60,7 +60,8 @@ static void lower_line(const struct irq_source *source)
 
 static void start_timer(const struct irq_source *source)
 {
-	WRITE_REGISTER(CNTP_CVAL_EL0, arch_ticks() + source->argument);
+	/* argument: nanoseconds */
+	WRITE_REGISTER(CNTP_CVAL_EL0, arch_ticks() + source->argument * arch_ticks_per_s() / 1000000000);
 	WRITE_REGISTER(CNTP_CTL_EL0, TIMER_ON);
 	barrier();
 }

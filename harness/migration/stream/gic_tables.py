@@ -1,0 +1,95 @@
+"""Tables of LPIs and of the ITS in guest memory: pure readers over a function that reads guest memory.
+
+Pending tables: Arm IHI 0069, 5.1.2: bit N % 8 of byte N / 8 is INTID N; the first KiB, which would be INTIDs below 8192,
+belongs to the implementation and is never looked at. Tables of the ITS have a format of the implementation's own; QEMU's
+is read here (hw/intc/gicv3_internal.h: DTE, CTE, ITE_L and VTE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from harness.migration.stream.gic_state import FIRST_LPI, LpiTables
+from harness.model.device_state import DeviceState
+
+ReadMemory = Callable[[int, int], bytes]
+"""Bytes at a gpa: (gpa, size)."""
+
+_TYPE_DEVICES, _TYPE_COLLECTIONS, _TYPE_VPES = 1, 4, 2
+_BASER_VALID, _BASER_TYPE_SHIFT, _BASER_GPA, _BASER_PAGES = 1 << 63, 56, 0x0000_FFFF_FFFF_F000, 0xFF
+_PAGE_BYTES = {0: 0x1000, 1: 0x4000, 2: 0x10000, 3: 0x10000}
+_ENTRY_BYTES, _ITE_BYTES = 8, 12
+_VIRTUAL = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Translation:
+    """What the ITS makes of one event of one device."""
+
+    device: int
+    event: int
+    intid: int
+    vcpu: int
+    """Whose redistributor; of a virtual LPI the one that its vPE is mapped to."""
+    is_virtual: bool = False
+
+
+def pending_lpis(tables: LpiTables, read: ReadMemory) -> frozenset[int]:
+    """The INTIDs that a pending table has, none below 8192."""
+    first, end = FIRST_LPI // 8, (1 << tables.id_bits) // 8
+    if end <= first:
+        return frozenset()
+    data = read(tables.pending_gpa + first, end - first)
+    return frozenset(
+        (first + at) * 8 + bit for at, byte in enumerate(data) if byte for bit in range(8) if byte >> bit & 1
+    )
+
+
+def translations(state: DeviceState, read: ReadMemory) -> frozenset[Translation]:
+    """All that QEMU's ITS would translate, from its flat tables in guest memory; empty for one that is not set up."""
+    its = state.find("arm_gicv3_its/0")
+    if its is None:
+        return frozenset()
+    tables = {
+        entry.value >> _BASER_TYPE_SHIFT & 7: _table(entry.value, read)
+        for entry in its.fields
+        if entry.path.startswith("baser[") and entry.value and entry.value & _BASER_VALID
+    }
+    devices = tables.get(_TYPE_DEVICES, ())
+    found = (
+        _translation(device, event, entry, tables)
+        for device, dte in enumerate(devices)
+        if dte & 1
+        for event, entry in _events(dte, read)
+    )
+    return frozenset(one for one in found if one is not None)
+
+
+def _table(baser: int, read: ReadMemory) -> tuple[int, ...]:
+    pages, page_bytes = (baser & _BASER_PAGES) + 1, _PAGE_BYTES[baser >> 8 & 3]
+    data = read(baser & _BASER_GPA, pages * page_bytes)
+    return tuple(
+        int.from_bytes(data[at : at + _ENTRY_BYTES], "little") for at in range(0, len(data), _ENTRY_BYTES)
+    )
+
+
+def _events(dte: int, read: ReadMemory) -> Iterator[tuple[int, int]]:
+    """Valid entries of a device's interrupt translation table: the low 8 of their 12 bytes."""
+    count, gpa = 2 << (dte >> 1 & 0x1F), (dte >> 6 & (1 << 44) - 1) << 8
+    data = read(gpa, count * _ITE_BYTES)
+    for event in range(count):
+        entry = int.from_bytes(data[event * _ITE_BYTES : event * _ITE_BYTES + 8], "little")
+        if entry & 1:
+            yield event, entry
+
+
+def _translation(device: int, event: int, entry: int, tables: dict[int, tuple[int, ...]]) -> Translation | None:
+    is_virtual = entry >> 1 & 1 == _VIRTUAL
+    number = entry >> 48 & 0xFFFF if is_virtual else entry >> 32 & 0xFFFF
+    targets = tables.get(_TYPE_VPES if is_virtual else _TYPE_COLLECTIONS, ())
+    target = targets[number] if number < len(targets) else 0
+    if not target & 1:
+        return None
+    vcpu = target >> 42 & 0xFFFF if is_virtual else target >> 1 & 0xFFFF
+    return Translation(device, event, entry >> 2 & 0xFF_FFFF, vcpu, is_virtual)
