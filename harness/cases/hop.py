@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
+from typing import Protocol
 
 from harness.cases.faults import HostFault
 from harness.cases.judge_protection import (
@@ -24,7 +25,7 @@ from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import CaseOverError, Guest, Stage, machine_of, read_clock
 from harness.cases.wire import Wire, close_account, open_wire
-from harness.cases.witness import beats_of, judge_clocks, judge_state, let_run
+from harness.cases.witness import SeenState, beats_of, judge_clocks, judge_state, let_run
 from harness.checks.ends import check_ends
 from harness.checks.precondition import check_redirtied
 from harness.migration.driver import Moved, migrate, prepare, traffic_of
@@ -37,6 +38,22 @@ from harness.vm.vm import Vm
 
 _RESERVE_S = 5.0
 """Kept of the case's deadline, so that a migration that hangs can still be cancelled and told."""
+
+
+class Bystander(Protocol):
+    """Who has something to do, or to see, at certain moments of a move; the VM waits for it."""
+
+    async def source_stopped(self) -> None:
+        """The source has stopped, and its devices are not saved yet."""
+        ...
+
+    async def destination_loaded(self, seen: SeenState | None) -> None:
+        """The destination has loaded, and has not run."""
+        ...
+
+    async def destination_runs(self) -> None:
+        """The destination has just been told to run."""
+        ...
 
 
 async def start_destination(stage: Stage, settings: MigrationCaseSettings, number: int) -> Vm:
@@ -60,6 +77,7 @@ async def move(
     number: int = 0,
     destination: Vm | None = None,
     is_last: bool = True,
+    bystander: Bystander | None = None,
 ) -> Guest:
     """Move *guest* live and judge the move; returns the guest in its new VM, running.
 
@@ -71,6 +89,8 @@ async def move(
     destination = destination or await start_destination(stage, settings, number)
     source, notebook = guest.vm, stage.notebook
     plan = settings.migration()
+    if bystander:
+        plan = replace(plan, capabilities={**plan.capabilities, "pause-before-switchover": True})
     crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
     await prepare(source, plan, deadline=stage.deadline)
     async with open_wire(stage, guest, destination, settings, number) as wire:
@@ -87,6 +107,7 @@ async def move(
             deadline=Deadline(stage.deadline.at_s - _RESERVE_S),
             on_sample=lambda sample: _show(stage, sample, source.ram.size_bytes),
             midway=_sabotage(stage, source, destination),
+            at_switchover=bystander.source_stopped if bystander else None,
         )
         notebook.has_moved = True
         if crossing and not moved.completed:
@@ -100,12 +121,14 @@ async def move(
             judge_conversions(stage, crossing, wire.sealed, settings.protection)
             await asyncio.to_thread(settle, crossing)
             judge_crossing(stage, guest, crossing)
-        await judge_state(stage, guest, destination, wire, number=number, is_last=is_last)
+        seen = await judge_state(stage, guest, destination, wire, number=number, is_last=is_last)
+    if bystander:
+        await bystander.destination_loaded(seen)
     guest.probe.attach(*destination.channel)
     arrived = replace(guest, vm=destination)
     stopping = asyncio.create_task(stop_work(stage, arrived)) if is_last else None
     try:
-        await let_run(stage, guest, destination)
+        await let_run(stage, guest, destination, on_run=bystander.destination_runs if bystander else None)
         if crossing and wire.sealed:
             await judge_arrival(stage, arrived, crossing, wire.sealed)
         if stopping:

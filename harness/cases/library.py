@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("memory_cases", "cpu_cases", "state_cases", "pagemap_cases", "cvm_cases", "replay")
+MODULES = (
+    "memory_cases",
+    "cpu_cases",
+    "state_cases",
+    "pagemap_cases",
+    "cvm_cases",
+    "interrupts.x86_cases",
+    "replay",
+)
 
 
 def load() -> None:

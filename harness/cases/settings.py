@@ -15,7 +15,7 @@ from harness.cases.protection_settings import ProtectionSettings
 from harness.migration.settings import CancelAt, MigrationSettings, Transport
 from harness.model.errors import UsageError
 from harness.model.guest import Workload
-from harness.model.machine import TCG_TRIM_KIB
+from harness.model.machine import TCG_TRIM_KIB, MachineSpec
 
 _PASSES_PER_S = 5
 _SLOW_MIB_S = 16
@@ -90,6 +90,10 @@ class MigrationCaseSettings(Settings):
     def reboots(self) -> bool:
         """Whether a guest that resets itself boots again."""
         return False
+
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """*spec* with what this case wants of the machine besides what can be set."""
+        return spec
 
     def migration(self) -> MigrationSettings:
         """The part that the driver obeys."""

@@ -281,6 +281,8 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
         below_4g_mib=settings.below_4g_mib,
         kernel=str(probe_image(request.arch)),
     )
+    if isinstance(settings, MigrationCaseSettings):
+        spec = settings.machine_for(spec)
     flavour = find_backend(request.backend).flavour
     if flavour is None:
         return spec

@@ -54,6 +54,15 @@ class Command(IntEnum):
     OFFLINE = 39
     ONLINE = 40
     STALE = 41
+    IRQ_OPEN = 64
+    """From here on: :mod:`harness.guest.interrupts`."""
+    IRQ_SOURCE = 65
+    IRQ_HOLD = 66
+    IRQ_RELEASE = 67
+    IRQ_TRIGGER = 68
+    IRQ_MASK = 69
+    IRQ_AWAIT = 70
+    IRQ_DRAIN = 71
 
 
 class Event(IntEnum):
@@ -72,6 +81,8 @@ REFUSALS = {
     5: "not RAM",
     6: "a workload is running",
     7: "not in this phase of the boot",
+    8: "this machine has no such source of interrupts",
+    9: "interrupts are not counted (irq=on, OPEN)",
 }
 """Codes in ERROR frames."""
 

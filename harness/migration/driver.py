@@ -151,11 +151,13 @@ async def migrate(
     deadline: Deadline,
     on_sample: Callable[[Sample], None] | None = None,
     midway: Callable[[], Awaitable[None]] | None = None,
+    at_switchover: Callable[[], Awaitable[None]] | None = None,
 ) -> Moved:
     """Send *source* to *uri*, where *destination* listens, and wait for both ends.
 
     The destination is left loaded and paused, the source stopped. A failed migration is no exception but a
-    ``Moved`` whose end says so. *midway* is awaited once while the first pass is under way.
+    ``Moved`` whose end says so. *midway* is awaited once while the first pass is under way, *at_switchover* when
+    the source has stopped and its devices are not saved yet; it needs the capability ``pause-before-switchover``.
 
     An attempt that has not converged by *deadline* is cancelled; ``too_slow`` tells.
 
@@ -168,7 +170,7 @@ async def migrate(
         await _start(source, uri, deadline)
         stalled_s, too_slow = 0.0, ""
         try:
-            await _steer(watch, settings, midway, deadline)
+            await _steer(watch, settings, midway, at_switchover, deadline)
         except LostError:
             pass  # the ends say who is gone, and why
         except DeadlineError:
@@ -182,7 +184,11 @@ async def migrate(
 
 
 async def _steer(
-    watch: Watch, settings: MigrationSettings, midway: Callable[[], Awaitable[None]] | None, deadline: Deadline
+    watch: Watch,
+    settings: MigrationSettings,
+    midway: Callable[[], Awaitable[None]] | None,
+    at_switchover: Callable[[], Awaitable[None]] | None,
+    deadline: Deadline,
 ) -> None:
     """Hold the migration, let it go, and wait for its end on the source."""
     if midway and await watch.until(lambda w: w.status == "active", deadline=deadline, what="start of the stream"):
@@ -191,6 +197,9 @@ async def _steer(
         what = f"pass {settings.hold_passes}"
         await watch.until(lambda w: w.sync_count >= settings.hold_passes, deadline=deadline, what=what)
         await _let_go(watch.vm, settings, deadline)
+    if at_switchover and await watch.until(_REACHED[CancelAt.PRE_SWITCHOVER], deadline=deadline, what="switch-over"):
+        await at_switchover()
+        await _run(watch.vm, "migrate-continue", {"state": "pre-switchover"}, deadline)
     await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the migration")
 
 

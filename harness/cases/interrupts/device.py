@@ -1,0 +1,49 @@
+"""The harness's device across a move: it numbers what it raises, stops with the machine, and goes on elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from harness.model.interrupts import Moment, Raised
+from harness.vm.doorbell import Doorbell
+from harness.vm.vm import Vm
+
+
+class MovingDevice:
+    """Vectors of one ivshmem device, wherever its guest is."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._bell: Doorbell = vm.doorbell
+        self._numbers: dict[int, int] = {}
+        self.raised: list[Raised] = []
+        self.queued: list[Raised] = []
+        """Raised and not taken in by the VM that was left."""
+
+    def raise_next(self, ids: Iterable[int], moment: Moment) -> None:
+        """Raise the next interrupt of each of *ids*."""
+        for vector in ids:
+            number = self._numbers[vector] = self._numbers.get(vector, 0) + 1
+            self.raised.append(Raised(id=vector, number=number, moment=moment, at_s=time.monotonic()))
+            self._bell.raise_vector(vector, number)
+
+    def number_of(self, vector: int) -> int:
+        """Of the last interrupt of *vector*, 0 before the first."""
+        return self._numbers.get(vector, 0)
+
+    def stop(self) -> None:
+        """The machine has stopped: what it has not taken in yet stays in the device."""
+        waiting = self._bell.take_back()
+        self.queued = [one for one in self.raised if one.id in waiting and one.number == self._numbers[one.id]]
+
+    def go_on(self, vm: Vm) -> None:
+        """Be the device of *vm* from now on: its registers, then what was still to be raised."""
+        self._bell = vm.doorbell
+        self._bell.set_numbers(self._numbers)
+        for one in self.queued:
+            self._bell.raise_vector(one.id, one.number)
+
+    @property
+    def bell(self) -> Doorbell:
+        """Of the VM that it is in."""
+        return self._bell

@@ -1,0 +1,230 @@
+"""Play a scenario: prepare the guest, raise, move with every witness, let go, and judge what arrived."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from harness.cases.hop import move, start_destination
+from harness.cases.interrupts.controllers import CONTROLLERS, Controllers
+from harness.cases.interrupts.device import MovingDevice
+from harness.cases.interrupts.scenario import Scenario
+from harness.cases.interrupts.settings import InterruptSettings
+from harness.cases.stage import Guest, Stage
+from harness.cases.witness import SeenState
+from harness.checks.interrupts import (
+    DELIVERY,
+    EXACTLY_ONCE,
+    PENDING,
+    check_delivery,
+    check_exactly_once,
+    check_planned,
+    check_sightings,
+)
+from harness.checks.precondition import CHECK as PRECONDITION
+from harness.guest.interrupts import InterruptProbe, LedgerReader
+from harness.model.errors import PreconditionError, UnsupportedError
+from harness.model.interrupts import (
+    DOORBELL_IDS,
+    At,
+    Held,
+    InterruptStory,
+    Moment,
+    Raised,
+    Sighting,
+    Source,
+    SourceKind,
+)
+from harness.vm.vm import Vm
+
+_RECEIVE_S = 3.0
+"""How long a guest that nothing holds may take to handle one more interrupt; it takes microseconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Player:
+    """One scenario on its way. It is the bystander of the move."""
+
+    stage: Stage
+    guest: Guest
+    destination: Vm
+    scenario: Scenario
+    probe: InterruptProbe
+    ledger: LedgerReader
+    device: MovingDevice
+    controllers: Controllers
+    sources: tuple[Source, ...]
+    made: list[Raised] = field(default_factory=list)
+    """Raised by the guest."""
+    counts: Counter[int] = field(default_factory=Counter)
+    sightings: list[Sighting] = field(default_factory=list)
+    planned: frozenset[Held] = frozenset()
+    order_at_stop: int = 0
+    moments: dict[str, float] = field(default_factory=dict)
+
+    async def prepare(self) -> None:
+        """Everything up to the move: what stays in service, the holds, and what is raised behind them."""
+        deadline = self.stage.deadline
+        for source_id in self.scenario.taken:
+            await self.raise_all((source_id,), Moment.BEFORE)
+            await self.receive_all()
+        for hold in self.scenario.holds:
+            await self.probe.hold(hold.kind, vcpu_mask=hold.vcpu_mask, argument=hold.argument, deadline=deadline)
+        await self.raise_all(self.scenario.raised.get(Moment.BEFORE, ()), Moment.BEFORE)
+        await self._await_pending(held.id for held in self.planned if held.at in {At.PENDING, At.DEVICE})
+
+    async def raise_all(self, ids: Iterable[int], moment: Moment) -> None:
+        """Raise each of *ids*: the device's here, the guest's own by command."""
+        ids = list(ids)
+        self.device.raise_next([one for one in ids if one < DOORBELL_IDS], moment)
+        own = [one for one in ids if one >= DOORBELL_IDS]
+        if not own:
+            return
+        timers = any(self._source(one).kind is SourceKind.TIMER for one in own)
+        ticks = (await self.guest.probe.heartbeat(deadline=self.stage.deadline)).tsc if timers else 0
+        for one in own:
+            self.counts[one] += 1
+            self.made.append(
+                Raised(id=one, number=self.counts[one], moment=moment, at_s=time.monotonic(), at_ticks=ticks)
+            )
+        await self.probe.trigger(own, deadline=self.stage.deadline)
+
+    async def receive_all(self) -> bool:
+        """Wait until the guest has logged all that was raised; False when something does not come."""
+        ram, deadline = self.guest.vm.ram.view, self.stage.deadline.within(_RECEIVE_S)
+        while self._is_missing(ram):
+            if not await self.device.bell.wait_ring(deadline):
+                break
+        self.ledger.read(ram)
+        return not self._is_missing(ram)
+
+    def _is_missing(self, ram: memoryview) -> bool:
+        counts = self.ledger.counts(ram)
+        due: Counter[int] = Counter()
+        for one in (*self.device.raised, *self.made):
+            due[one.id] += self._source(one.id).deliveries
+        return any(counts[source_id] < times for source_id, times in due.items())
+
+    async def _await_pending(self, ids: Iterable[int]) -> None:
+        wanted = sorted(set(ids))
+        seen = await self.probe.await_pending(wanted, deadline=self.stage.deadline) if wanted else frozenset()
+        missing = [self._source(source_id).label for source_id in wanted if source_id not in seen]
+        if missing:
+            raise PreconditionError(f"not pending in the guest's controllers: {', '.join(missing)}")
+
+    def _source(self, source_id: int) -> Source:
+        return next(source for source in self.sources if source.id == source_id)
+
+    async def source_stopped(self) -> None:
+        """The device stops too; then the monitor tells what is under way."""
+        self.moments["stopped"] = time.monotonic()
+        late = self.scenario.raised.get(Moment.STOPPED, ())
+        self.device.raise_next(late, Moment.STOPPED)
+        if late:
+            # QEMU's main loop goes round, and takes some of them in, or all.
+            await self.stage_round()
+        self.device.stop()
+        queued = {one.id for one in self.device.queued}
+        taken_in = [self._source(one) for one in late if one not in queued]
+        self.planned |= {Held(source.vcpu, source.id, At.PENDING) for source in taken_in}
+        ram = self.guest.vm.ram.view
+        self.ledger.read(ram)
+        self.order_at_stop = self.ledger.last_order(ram)
+        self.sightings.append(await self.controllers.at_source(self.guest, self.sources, self.stage.deadline))
+
+    async def stage_round(self) -> None:
+        """One command to the source and back."""
+        await self.guest.vm.qmp.execute("query-status", deadline=self.stage.deadline)
+
+    async def destination_loaded(self, seen: SeenState | None) -> None:
+        """Wire and destination tell; the device goes on where it stopped."""
+        self.moments["loaded"] = time.monotonic()
+        if seen:
+            for witness, state in (("wire", seen.sent), ("destination", seen.held)):
+                held = self.controllers.on_wire(state.devices, self.sources)
+                self.sightings.append(Sighting(witness=witness, held=held, sees=self.controllers.sees))
+        self.device.go_on(self.destination)
+        self.device.raise_next(self.scenario.raised.get(Moment.LOADED, ()), Moment.LOADED)
+        self.guest = replace(self.guest, vm=self.destination)
+
+    async def destination_runs(self) -> None:
+        """The first things that happen to a guest that runs again."""
+        self.moments["running"] = time.monotonic()
+        self.device.raise_next(
+            (one for one in self.scenario.raised.get(Moment.RUNNING, ()) if one < DOORBELL_IDS), Moment.RUNNING
+        )
+
+    async def finish(self) -> InterruptStory:
+        """Let everything go, wait for the rest, and tell the story."""
+        deadline = self.stage.deadline
+        own = [one for one in self.scenario.raised.get(Moment.RUNNING, ()) if one >= DOORBELL_IDS]
+        await self.raise_all(own, Moment.RUNNING)
+        held_back = {held.id for held in self.planned if held.at is At.PENDING}
+        await self.probe.await_pending(sorted(held_back), deadline=deadline)
+        await self.probe.mask(self.scenario.unmask, masked=False, deadline=deadline)
+        await self.probe.release(deadline=deadline)
+        await self.receive_all()
+        left = await self.probe.drain(deadline=deadline)
+        self.ledger.read(self.guest.vm.ram.view)
+        clock = await self.guest.probe.clock(deadline=deadline)
+        return InterruptStory(
+            sources=self.sources,
+            raised=tuple(sorted((*self.device.raised, *self.made), key=lambda one: one.at_s)),
+            received=tuple(self.ledger.received),
+            order_at_stop=self.order_at_stop,
+            planned=self.planned,
+            queued=tuple(self.device.queued),
+            sightings=tuple(self.sightings),
+            left_pending=left,
+            ticks_per_s=clock.tsc_hz,
+            descending=self.controllers.descending,
+            moments=dict(self.moments),
+        )
+
+
+async def open_guest(stage: Stage, guest: Guest, destination: Vm, scenario: Scenario) -> Player:
+    """Have the guest of *stage* count, and make the scenario's sources. UnsupportedError for what it has not."""
+    if guest.vm.spec.arch not in CONTROLLERS:
+        raise UnsupportedError(f"interrupts of {guest.vm.spec.arch} cannot be seen into yet")
+    probe = InterruptProbe(guest.probe)
+    opened = await probe.open(deadline=stage.deadline)
+    if scenario.features & ~opened.features:
+        raise UnsupportedError(f"the guest's processor has no {scenario.needs}", hint="choose another QEMU, or KVM")
+    return Player(
+        stage=stage,
+        guest=guest,
+        destination=destination,
+        scenario=scenario,
+        probe=probe,
+        ledger=LedgerReader(guest.layout, opened),
+        device=MovingDevice(guest.vm),
+        controllers=CONTROLLERS[guest.vm.spec.arch],
+        sources=await probe.add(scenario.sources, deadline=stage.deadline),
+        planned=scenario.planned,
+    )
+
+
+async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) -> None:
+    """A whole case."""
+    if stage.shield:
+        raise UnsupportedError("interrupt cases know no protected guest yet", hint="leave out --backend")
+    guest, destination = await stage.boot_pair(start_destination(stage, settings, 0))
+    player = await open_guest(stage, guest, destination, scenario)
+    stage.step("raise")
+    await player.prepare()
+    await move(stage, guest, settings, destination=destination, is_last=False, bystander=player)
+    stage.step("deliver")
+    story = await player.finish()
+    judge(stage, story)
+
+
+def judge(stage: Stage, story: InterruptStory) -> None:
+    """Everything that can be said of the interrupts of a case."""
+    notebook = stage.notebook
+    notebook.judge(PRECONDITION, check_planned(story))
+    notebook.judge(PENDING, check_sightings(story))
+    notebook.judge(EXACTLY_ONCE, check_exactly_once(story))
+    notebook.judge(DELIVERY, check_delivery(story))
+    stage.events.emit("guest", "interrupts", raised=len(story.raised), received=len(story.received))

@@ -1,0 +1,40 @@
+"""What one interrupt case does, as data: its sources, what holds the vCPUs, and what is raised when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from harness.model.interrupts import Held, Hold, Moment, Source
+
+NOTHING: Mapping[Moment, tuple[int, ...]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldPlan:
+    """A hold on some vCPUs."""
+
+    kind: Hold
+    vcpu_mask: int
+    argument: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """The order: sources, what is taken before the holds, holds, raised before the move, the move, release."""
+
+    sources: tuple[Source, ...]
+    taken: tuple[int, ...] = ()
+    """Raised first, one after the other, and received before anything else happens (to stay in service)."""
+    holds: tuple[HoldPlan, ...] = ()
+    raised: Mapping[Moment, tuple[int, ...]] = field(default_factory=lambda: NOTHING)
+    """Ids to raise at each moment; guest-made sources only while a guest runs."""
+    planned: frozenset[Held] = frozenset()
+    """Where interrupts must be when the source has stopped; the case is an error otherwise."""
+    unmask: tuple[int, ...] = ()
+    """Sources that are unmasked at the destination."""
+    features: int = 0
+    """Feature bits of the guest that it needs."""
+    needs: str = ""
+    """What these bits mean, for who has not got them."""
