@@ -63,6 +63,12 @@ class Command(IntEnum):
     IRQ_MASK = 69
     IRQ_AWAIT = 70
     IRQ_DRAIN = 71
+    ITS_MOVE = 96
+    """From here on aarch64: images/probe/arch/aarch64/irq_lpi.c."""
+    ITS_MOVE_COLLECTION = 97
+    ITS_SWITCH = 98
+    LPI_SWITCH = 99
+    LPI_TABLES = 100
 
 
 class Event(IntEnum):

@@ -18,7 +18,7 @@ _GICR_STRIDE = {3: 0x2_0000, 4: 0x4_0000}
 _SGI_FRAME, _VLPI_FRAME = 0x1_0000, 0x2_0000
 _ISENABLER, _ISPENDR, _ISACTIVER, _IROUTER = 0x100, 0x200, 0x300, 0x6000
 _CTLR, _PROPBASER, _PENDBASER = 0x0, 0x70, 0x78
-_CWRITER, _CREADR = 0x88, 0x90
+_CBASER, _CWRITER, _CREADR, _BASER, _BASERS = 0x80, 0x88, 0x90, 0x100, 3
 _WORD = re.compile(r"0x([0-9a-f]+)\s*$")
 
 
@@ -33,7 +33,6 @@ class RedistributorView:
     ctlr: int
     propbaser: int
     pendbaser: int
-    vpropbaser: int = 0
     vpendbaser: int = 0
 
 
@@ -50,6 +49,9 @@ class GicView:
     its_ctlr: int
     its_written_to: int
     its_read_at: int
+    its_queue: int
+    its_tables: tuple[int, ...] = ()
+    """GITS_BASER of devices, collections and vPEs."""
 
 
 async def look_at_gic(vm: Vm, spis: Iterable[int], *, deadline: Deadline) -> GicView:
@@ -68,6 +70,8 @@ async def look_at_gic(vm: Vm, spis: Iterable[int], *, deadline: Deadline) -> Gic
         its_ctlr=await _read(vm, GITS + _CTLR, deadline),
         its_written_to=await _read(vm, GITS + _CWRITER, deadline),
         its_read_at=await _read(vm, GITS + _CREADR, deadline),
+        its_queue=await _read(vm, GITS + _CBASER, deadline, size="g"),
+        its_tables=tuple([await _read(vm, GITS + _BASER + 8 * at, deadline, size="g") for at in range(_BASERS)]),
     )
 
 
@@ -82,7 +86,6 @@ async def _redistributor(vm: Vm, vcpu: int, deadline: Deadline) -> Redistributor
         ctlr=await _read(vm, base + _CTLR, deadline),
         propbaser=await _read(vm, base + _PROPBASER, deadline, size="g"),
         pendbaser=await _read(vm, base + _PENDBASER, deadline, size="g"),
-        vpropbaser=await _read(vm, virtual + _PROPBASER, deadline, size="g") if virtual else 0,
         vpendbaser=await _read(vm, virtual + _PENDBASER, deadline, size="g") if virtual else 0,
     )
 

@@ -74,6 +74,24 @@ class Player:
             await self.probe.hold(hold.kind, vcpu_mask=hold.vcpu_mask, argument=hold.argument, deadline=deadline)
         await self.raise_all(self.scenario.raised.get(Moment.BEFORE, ()), Moment.BEFORE)
         await self._await_pending(held.id for held in self.planned if held.at in {At.PENDING, At.DEVICE})
+        await self._rearrange()
+
+    async def _rearrange(self) -> None:
+        """What the guest does with interrupts that are pending already."""
+        scenario = self.scenario
+        for step in scenario.prepared:
+            await self.probe.step(step.code, step.words, deadline=self.stage.deadline)
+        self.sources = tuple(
+            replace(source, vcpu=scenario.moved.get(source.id, source.vcpu)) for source in self.sources
+        )
+        self.planned = frozenset(
+            replace(held, vcpu=scenario.moved.get(held.id, held.vcpu))
+            for held in self.planned
+            if held.id not in scenario.retired
+        )
+        self.made = [one for one in self.made if one.id not in scenario.retired]
+        self.device.forget(scenario.retired)
+        await self.raise_all(scenario.late, Moment.BEFORE)
 
     async def raise_all(self, ids: Iterable[int], moment: Moment) -> None:
         """Raise each of *ids*: the device's here, the guest's own by command."""
@@ -144,6 +162,9 @@ class Player:
         if seen:
             for witness, state in (("wire", seen.sent), ("destination", seen.held)):
                 held = self.controllers.on_wire(state.devices, self.sources)
+                if self.controllers.in_memory:
+                    vm = self.destination if witness == "destination" else self.guest.vm
+                    held |= self.controllers.in_memory(state.devices, replace(self.guest, vm=vm), self.sources)
                 self.sightings.append(Sighting(witness=witness, held=held, sees=self.controllers.sees))
         self.device.go_on(self.destination)
         self.device.raise_next(self.scenario.raised.get(Moment.LOADED, ()), Moment.LOADED)
@@ -159,6 +180,8 @@ class Player:
     async def finish(self) -> InterruptStory:
         """Let everything go, wait for the rest, and tell the story."""
         deadline = self.stage.deadline
+        for step in self.scenario.arrived:
+            await self.probe.step(step.code, step.words, deadline=deadline)
         own = [one for one in self.scenario.raised.get(Moment.RUNNING, ()) if one >= DOORBELL_IDS]
         await self.raise_all(own, Moment.RUNNING)
         held_back = {held.id for held in self.planned if held.at is At.PENDING}

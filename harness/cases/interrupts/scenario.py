@@ -8,6 +8,15 @@ from types import MappingProxyType
 
 from harness.model.interrupts import Held, Hold, Moment, Source
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A command of the guest's architecture, images/probe/PROTOCOL.md, codes 80 to 111."""
+
+    code: int
+    words: tuple[int, ...] = ()
+
+
 NOTHING: Mapping[Moment, tuple[int, ...]] = MappingProxyType({})
 
 
@@ -32,6 +41,16 @@ class Scenario:
     """Ids to raise at each moment; guest-made sources only while a guest runs."""
     planned: frozenset[Held] = frozenset()
     """Where interrupts must be when the source has stopped; the case is an error otherwise."""
+    prepared: tuple[Step, ...] = ()
+    """Commands when everything is pending, before the move."""
+    moved: Mapping[int, int] = field(default_factory=dict)
+    """Source -> vCPU that takes it from then on."""
+    retired: frozenset[int] = frozenset()
+    """Sources whose pending interrupt these commands have taken away: it must not arrive."""
+    late: tuple[int, ...] = ()
+    """Raised after these commands, before the move; guest-made only."""
+    arrived: tuple[Step, ...] = ()
+    """Commands at the destination, before anything is released."""
     unmask: tuple[int, ...] = ()
     """Sources that are unmasked at the destination."""
     features: int = 0

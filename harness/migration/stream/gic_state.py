@@ -19,13 +19,13 @@ FIRST_LPI = 8192
 _WORDS = 32
 _ITEM = re.compile(r"(?P<name>[\w.]+)\[(?P<index>\d+)\]")
 _CPU_FIELD = re.compile(r"cpu\[(?P<vcpu>\d+)\][./](?P<name>.*)")
-_ENABLE_LPIS = 1
+ENABLE_LPIS = 1
 _TABLE = 0x000F_FFFF_FFFF_0000
-"""GICR_PENDBASER and GICR_VPENDBASER, bits 51:16."""
+"""GICR_PENDBASER, bits 51:16."""
 _CONFIGURATION = 0x000F_FFFF_FFFF_F000
-"""GICR_PROPBASER and GICR_VPROPBASER, bits 51:12."""
+"""GICR_PROPBASER, bits 51:12."""
 _ID_BITS = 0x1F
-_VALID = 1 << 63
+VALID = 1 << 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +47,12 @@ class Redistributor:
     """Latched, or up and level triggered."""
     active: int
     enabled: int
-    priority_mask: int
-    """ICC_PMR_EL1."""
+    priority_mask: int = 0
+    """ICC_PMR_EL1; 0 where nobody could look."""
     lpis: LpiTables | None = None
-    """None while its LPIs are disabled."""
-    vlpis: LpiTables | None = None
-    """Of the vPE that is resident; None when there is none."""
+    """None when it has never been told where they are; they stay there while its LPIs are disabled."""
+    lpis_are_on: bool = False
+    has_resident_vpe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,10 @@ class Its:
     """GITS_CREADR, an offset into the queue of commands."""
     written_to: int
     """GITS_CWRITER; unequal to *read_at*: commands wait."""
+    queue: int = 0
+    """GITS_CBASER."""
+    tables: tuple[int, ...] = ()
+    """GITS_BASER, those that are valid."""
 
     @property
     def commands_wait(self) -> bool:
@@ -124,20 +128,22 @@ def _bits(words: Mapping[int, int]) -> int:
 
 def _redistributor(vcpu: int, fields: Mapping[str, int]) -> Redistributor:
     edge = fields.get("edge_trigger", 0)
-    virtual = fields.get("gicr_vpendbaser", 0)
-    lpis_are_on = fields.get("gicr_ctlr", 0) & _ENABLE_LPIS
     return Redistributor(
         vcpu=vcpu,
         pending=fields.get("gicr_ipendr0", 0) | fields.get("level", 0) & ~edge,
         active=fields.get("gicr_iactiver0", 0),
         enabled=fields.get("gicr_ienabler0", 0),
         priority_mask=fields.get("icc_pmr_el1", 0),
-        lpis=_tables(fields.get("gicr_pendbaser", 0), fields.get("gicr_propbaser", 0)) if lpis_are_on else None,
-        vlpis=_tables(virtual, fields.get("gicr_vpropbaser", 0)) if virtual & _VALID else None,
+        lpis=tables_at(fields.get("gicr_pendbaser", 0), fields.get("gicr_propbaser", 0)),
+        lpis_are_on=bool(fields.get("gicr_ctlr", 0) & ENABLE_LPIS),
+        has_resident_vpe=bool(fields.get("gicr_vpendbaser", 0) & VALID),
     )
 
 
-def _tables(pending: int, configuration: int) -> LpiTables:
+def tables_at(pending: int, configuration: int) -> LpiTables | None:
+    """What GICR_PENDBASER and GICR_PROPBASER say; None while they say nothing."""
+    if not pending & _TABLE:
+        return None
     return LpiTables(
         pending_gpa=pending & _TABLE,
         configuration_gpa=configuration & _CONFIGURATION,
@@ -148,11 +154,7 @@ def _tables(pending: int, configuration: int) -> LpiTables:
 def _routes(device: Device, wanted: int) -> dict[int, int]:
     """GICD_IROUTER of the SPIs in *wanted*: QEMU's virt counts its first 16 vCPUs in Aff0."""
     routers = next((entry.raw for entry in device.fields if entry.path == "gicd_irouter"), b"")
-    return {
-        intid: routers[8 * intid + 7]
-        for intid in range(LOCAL_INTIDS, len(routers) // 8)
-        if wanted >> intid & 1
-    }
+    return {intid: routers[8 * intid + 7] for intid in range(LOCAL_INTIDS, len(routers) // 8) if wanted >> intid & 1}
 
 
 def _its(state: DeviceState) -> Its | None:
@@ -160,4 +162,10 @@ def _its(state: DeviceState) -> Its | None:
     if device is None:
         return None
     value = {entry.path: entry.value or 0 for entry in device.fields}
-    return Its(is_on=bool(value.get("ctlr", 0) & 1), read_at=value.get("creadr", 0), written_to=value.get("cwriter", 0))
+    return Its(
+        is_on=bool(value.get("ctlr", 0) & 1),
+        read_at=value.get("creadr", 0),
+        written_to=value.get("cwriter", 0),
+        queue=value.get("cbaser", 0),
+        tables=tuple(number for path, number in value.items() if path.startswith("baser[") and number & VALID),
+    )

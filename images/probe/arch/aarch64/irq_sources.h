@@ -5,7 +5,7 @@
 
 /* Kinds of this architecture. The line of an ITS_* source is device << 8 | event of a device that exists in the ITS alone. */
 enum { IRQ_VLPI_DOORBELL = IRQ_VLPI, IRQ_ITS_LPI, IRQ_ITS_VLPI };
-enum { HOLD_VPE = IRQ_HOLD_ARCH };      /* the vPE is not scheduled */
+enum { HOLD_VPE = IRQ_HOLD_ARCH + 1 };    /* the vPE is not scheduled */
 
 /* irq_lines.c: SGIs, PPIs, SPIs */
 uint32_t line_program(struct irq_source *source);
