@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from harness.cases.case import case
@@ -19,7 +20,7 @@ _ITS_OFF, _ITS_ON = Step(code=Command.ITS_SWITCH, words=(0,)), Step(code=Command
 _LPIS_ON, _LPIS_OFF, _LPIS_FORGOTTEN = range(3)
 _FEATURE_VLPI = 2
 _UART, _CLOCK = 0, 1
-_IN_SERVICE_PRIORITY = 0x40
+_URGENT, _IN_SERVICE_PRIORITY, _LEAST_PRIORITY = 0x10, 0x40, 0xE8
 
 
 @case(
@@ -121,23 +122,32 @@ def lines(rng: Random, vcpus: int) -> Scenario:
     """The scenario of ``irq/gic-lines``."""
     draw = Draw(rng, vcpus)
     holds = draw.holds()
-    in_service = draw.unheld(holds)
-    taken = [draw.software_spi(vcpu, priority=_IN_SERVICE_PRIORITY, flags=SourceFlag.DEFER_EOI) for vcpu in in_service]
+    unheld = draw.unheld(holds)
+    free = frozenset(vcpu for vcpu in unheld if rng.random() < 0.5)
+    busy = [vcpu for vcpu in range(vcpus) if vcpu not in free]
+    taken = [draw.software_spi(vcpu, priority=_IN_SERVICE_PRIORITY, flags=SourceFlag.DEFER_EOI) for vcpu in unheld if vcpu not in free]
     level, edge = rng.sample((_UART, _CLOCK), k=2)
     pending = [
-        *(draw.sgi(vcpu, line) for vcpu in range(vcpus) for line in rng.sample(range(3, 15), k=2)),
-        *(draw.timer(vcpu, rng.randrange(1, 1_000_000)) for vcpu in range(vcpus)),
-        *(draw.software_ppi(vcpu) for vcpu in range(vcpus)),
-        *(draw.software_spi(vcpu) for vcpu in range(vcpus) for _ in range(2)),
-        draw.line(SourceKind.LEVEL, level, deliveries=rng.randrange(1, 4)),
-        draw.line(SourceKind.EDGE, edge),
+        *(draw.sgi(vcpu, line) for vcpu in busy for line in rng.sample(range(3, 15), k=2)),
+        *(draw.timer(vcpu, rng.randrange(1, 1_000_000)) for vcpu in busy),
+        *(draw.software_ppi(vcpu) for vcpu in busy),
+        *(draw.software_spi(vcpu) for vcpu in busy for _ in range(2)),
+        *(draw.software_spi(vcpu, priority=_URGENT) for vcpu in draw.off(holds)),
+        draw.line(SourceKind.LEVEL, level, rng.choice(busy), deliveries=rng.randrange(1, 4)),
+        draw.line(SourceKind.EDGE, edge, rng.choice(busy)),
     ]
+    # Of less priority than all that is pending elsewhere: who gets it looks again at what is pending for him.
+    loaded = [replace(source, priority=_LEAST_PRIORITY) for source in draw.doorbells(vcpus)]
     running = [draw.software_spi(rng.randrange(vcpus))]
     return Scenario(
-        sources=(*taken, *pending, *running),
+        sources=(*taken, *pending, *loaded, *running),
         taken=tuple(source.id for source in taken),
         holds=holds,
-        raised={Moment.BEFORE: draw.shuffled(pending), Moment.RUNNING: draw.shuffled(running)},
+        raised={
+            Moment.BEFORE: draw.shuffled(pending),
+            Moment.LOADED: draw.shuffled(loaded),
+            Moment.RUNNING: draw.shuffled(running),
+        },
         planned=held_of(taken, At.IN_SERVICE) | held_of(pending, At.PENDING),
     )
 

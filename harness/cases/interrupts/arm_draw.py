@@ -47,6 +47,11 @@ class Draw:
         held = sum(hold.vcpu_mask for hold in holds)
         return tuple(vcpu for vcpu in range(self._vcpus) if not held >> vcpu & 1)
 
+    def off(self, holds: Sequence[HoldPlan]) -> tuple[int, ...]:
+        """The vCPUs that *holds* keep with interrupts off."""
+        masks = sum(hold.vcpu_mask for hold in holds if hold.kind is Hold.OFF)
+        return tuple(vcpu for vcpu in range(self._vcpus) if masks >> vcpu & 1)
+
     def kind(self) -> Hold:
         """PSTATE or PMR."""
         return self._rng.choice((Hold.OFF, Hold.PRIORITY))
@@ -112,9 +117,9 @@ class Draw:
         )
         return replace(source, priority=priority) if priority else source
 
-    def line(self, kind: SourceKind, line: int, *, deliveries: int = 1) -> Source:
-        """A device's line, to any vCPU."""
-        return self._own(kind, self._rng.randrange(self._vcpus), line, sender=0, argument=deliveries)
+    def line(self, kind: SourceKind, line: int, vcpu: int, *, deliveries: int = 1) -> Source:
+        """A device's line."""
+        return self._own(kind, vcpu, line, sender=0, argument=deliveries)
 
     def _own(
         self,

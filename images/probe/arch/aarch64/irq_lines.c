@@ -47,6 +47,8 @@ static void raise_line(const struct irq_source *source)
 	do
 		write32(machine.rtc_gpa + PL031_MATCH, read32(machine.rtc_gpa + PL031_DATA));
 	while (!(read32(machine.rtc_gpa + PL031_RAW) & 1));
+	/* Not the second that it is any more: QEMU's pl031_post_load() fires an alarm of this second once again. */
+	write32(machine.rtc_gpa + PL031_MATCH, read32(machine.rtc_gpa + PL031_DATA) - 1);
 }
 
 static void lower_line(const struct irq_source *source)

@@ -63,16 +63,23 @@ bool its_is_on(void)
 	return read32(gits(GITS_CTLR)) & CTLR_ENABLED;
 }
 
+/* Any vCPU may, no interrupt handler does. */
 static void command(uint64_t a, uint64_t b, uint64_t c, uint64_t d)
 {
-	uint64_t at = read64(gits(GITS_CWRITER)) & (QUEUE_BYTES - 1), *word = (uint64_t *)(queue + at);
+	static uint32_t lock;
+	uint64_t at, *word;
 
+	while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
+		arch_relax();
+	at = read64(gits(GITS_CWRITER)) & (QUEUE_BYTES - 1);
+	word = (uint64_t *)(queue + at);
 	word[0] = a, word[1] = b, word[2] = c, word[3] = d;
 	barrier();
 	at = (at + COMMAND_BYTES) % QUEUE_BYTES;
 	write64(gits(GITS_CWRITER), at);
 	while (its_is_on() && (read64(gits(GITS_CREADR)) & (QUEUE_BYTES - 1)) != at)
 		arch_relax();
+	__atomic_store_n(&lock, 0, __ATOMIC_RELEASE);
 }
 
 /* GITS_TYPER.PTA is 0 under QEMU: a redistributor is named by GICR_TYPER.Processor_Number; else by its address. */
