@@ -26,7 +26,7 @@ def check_exactly_once(story: InterruptStory) -> tuple[Finding, ...]:
         for one in story.raised
         if (source := story.source(one.id)) and not source.is_periodic
     }
-    findings = [*_counted(story, got, due), *_unasked(story, got, due)]
+    findings = [*_counted(story, got, due), *_unasked(story, got, due), *_silent(story)]
     if story.left_pending:
         detail = f"{story.left_pending} sources are still pending at the end, with nothing that holds them back"
         findings.append(_finding(EXACTLY_ONCE, "stuck", "controllers", detail, remedy=_LOST_REMEDY))
@@ -48,6 +48,14 @@ def _counted(
                 f"raised {_when(moments[source_id, number])}, received {times} times instead of {source.deliveries}"
             )
             yield _finding(EXACTLY_ONCE, "doubled", where, detail)
+
+
+def _silent(story: InterruptStory) -> Iterator[Finding]:
+    came = {record.id for record in story.received if record.order > story.order_at_stop}
+    for source_id in sorted(story.after_move - came):
+        source = story.source(source_id)
+        label = source.label if source else f"source {source_id}"
+        yield _finding(EXACTLY_ONCE, "lost", label, "it comes periodically, and never came again after the move")
 
 
 def _unasked(

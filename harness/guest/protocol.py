@@ -63,6 +63,7 @@ class Command(IntEnum):
     IRQ_MASK = 69
     IRQ_AWAIT = 70
     IRQ_DRAIN = 71
+    IRQ_X2APIC = 80
 
 
 class Event(IntEnum):
