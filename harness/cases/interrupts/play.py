@@ -12,6 +12,7 @@ from harness.cases.interrupts.controllers import CONTROLLERS, Controllers
 from harness.cases.interrupts.device import MovingDevice
 from harness.cases.interrupts.scenario import Scenario
 from harness.cases.interrupts.settings import InterruptSettings
+from harness.cases.interrupts.storm import Storm
 from harness.cases.stage import Guest, Stage
 from harness.cases.witness import SeenState
 from harness.checks.interrupts import (
@@ -39,6 +40,9 @@ from harness.model.interrupts import (
 )
 from harness.vm.vm import Vm
 
+_STORM_MIN = 200
+"""Interrupts of a storm on each side of a move; below that it was none."""
+
 _RECEIVE_S = 3.0
 """How long a guest that nothing holds may take to handle one more interrupt; it takes microseconds."""
 
@@ -65,6 +69,7 @@ class Player:
     order_at_stop: int = 0
     counts_at_stop: tuple[int, ...] = ()
     ticks_per_s: float = 0.0
+    storm: Storm | None = None
     moments: dict[str, float] = field(default_factory=dict)
 
     async def prepare(self) -> None:
@@ -78,6 +83,9 @@ class Player:
             await self.probe.hold(hold.kind, vcpu_mask=hold.vcpu_mask, argument=hold.argument, deadline=deadline)
         await self.raise_all(self.scenario.raised.get(Moment.BEFORE, ()), Moment.BEFORE)
         await self._await_pending(held.id for held in self.planned if self._can_tell(held))
+        if self.storm:
+            self.storm.start(self.guest.vm.ram.view, Moment.BEFORE)
+            await self.storm.until(_STORM_MIN, self.stage.deadline)
 
     async def raise_all(self, ids: Iterable[int], moment: Moment) -> None:
         """Raise each of *ids*: the device's here, the guest's own by command."""
@@ -138,6 +146,9 @@ class Player:
         """The device stops too; then the monitor tells what is under way."""
         self.moments["stopped"] = time.monotonic()
         late = self.scenario.raised.get(Moment.STOPPED, ())
+        if self.storm:
+            await self.storm.stop()
+            late = self.storm.idle(self.guest.vm.ram.view)
         self.device.raise_next(late, Moment.STOPPED)
         if late:
             # QEMU's main loop goes round, and takes some of them in, or all.
@@ -150,7 +161,11 @@ class Player:
         self.ledger.read(ram)
         self.order_at_stop = self.ledger.last_order(ram)
         self.counts_at_stop = self.ledger.counts(ram)
-        self.sightings.append(await self.controllers.at_source(self.guest, self.sources, self.stage.deadline))
+        sighting = await self.controllers.at_source(self.guest, self.sources, self.stage.deadline)
+        self.sightings.append(sighting)
+        if self.storm:
+            rest = set(self.storm.ids) - set(self.storm.idle(ram)) - queued
+            self.planned |= {held for held in sighting.held if held.id in rest}
 
     async def stage_round(self) -> None:
         """One command to the source and back."""
@@ -173,6 +188,13 @@ class Player:
         self.device.raise_next(
             (one for one in self.scenario.raised.get(Moment.RUNNING, ()) if one < DOORBELL_IDS), Moment.RUNNING
         )
+        if self.storm:
+            self.storm.start(self.destination.ram.view, Moment.RUNNING)
+
+    async def close(self) -> None:
+        """Whatever happened, raise nothing more."""
+        if self.storm:
+            await self.storm.stop()
 
     async def finish(self) -> InterruptStory:
         """Let everything go, wait for the rest, and tell the story."""
@@ -183,6 +205,9 @@ class Player:
         await self.probe.await_pending(sorted(held_back), deadline=deadline)
         await self.probe.mask(self.scenario.unmask, masked=False, deadline=deadline)
         await self.probe.release(deadline=deadline)
+        if self.storm:
+            await self.storm.until(self.order_at_stop + _STORM_MIN, deadline)
+            await self.storm.stop()
         await self.receive(self._due())
         left = await self.probe.drain(deadline=deadline)
         self.ledger.read(self.guest.vm.ram.view)
@@ -210,14 +235,16 @@ async def open_guest(stage: Stage, guest: Guest, destination: Vm, scenario: Scen
     opened = await probe.open(deadline=stage.deadline)
     if scenario.features & ~opened.features:
         raise UnsupportedError(f"the guest's processor has no {scenario.needs}", hint="choose another QEMU, or KVM")
+    ledger, device = LedgerReader(guest.layout, opened), MovingDevice(guest.vm)
     return Player(
         stage=stage,
         guest=guest,
         destination=destination,
         scenario=scenario,
         probe=probe,
-        ledger=LedgerReader(guest.layout, opened),
-        device=MovingDevice(guest.vm),
+        ledger=ledger,
+        device=device,
+        storm=Storm(device=device, ledger=ledger, ids=scenario.storm) if scenario.storm else None,
         controllers=CONTROLLERS[guest.vm.spec.arch],
         sources=await probe.add(scenario.sources, deadline=stage.deadline),
         planned=scenario.planned,
@@ -233,9 +260,12 @@ async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) ->
     player = await open_guest(stage, guest, destination, scenario)
     stage.step("raise")
     await player.prepare()
-    await move(stage, guest, settings, destination=destination, is_last=False, bystander=player)
-    stage.step("deliver")
-    story = await player.finish()
+    try:
+        await move(stage, guest, settings, destination=destination, is_last=False, bystander=player)
+        stage.step("deliver")
+        story = await player.finish()
+    finally:
+        await player.close()
     judge(stage, story)
 
 

@@ -72,6 +72,12 @@ def msi_pending(rng: Random, vcpus: int) -> Scenario:
     )
 
 
+def storm(rng: Random, vcpus: int) -> Scenario:
+    """Sixteen vectors that never rest."""
+    sources = _doorbells(rng, rng.sample(VECTORS, k=16), vcpus)
+    return Scenario(sources=sources, storm=tuple(source.id for source in sources))
+
+
 def msix_mask(rng: Random, vcpus: int) -> Scenario:
     """Half of the vectors are masked in the MSI-X table; what is raised on them waits in the device's pending bits."""
     sources = _doorbells(rng, rng.sample(VECTORS, k=24), vcpus)
