@@ -29,6 +29,7 @@ from harness.cases.witness import SeenState, beats_of, judge_clocks, judge_state
 from harness.checks.ends import check_ends
 from harness.checks.precondition import check_redirtied
 from harness.migration.driver import Moved, migrate, prepare, traffic_of
+from harness.migration.settings import MigrationSettings
 from harness.migration.story import SideEvent, timeline_of
 from harness.model.deadline import Deadline
 from harness.model.errors import TooSlowError, UnsupportedError
@@ -42,6 +43,10 @@ _RESERVE_S = 5.0
 
 class Bystander(Protocol):
     """Who has something to do, or to see, at certain moments of a move; the VM waits for it."""
+
+    async def source_leaves(self) -> None:
+        """The migration is about to begin; nothing is asked of the guest any more until it is at the destination."""
+        ...
 
     async def source_stopped(self) -> None:
         """The source has stopped, and its devices are not saved yet."""
@@ -88,9 +93,7 @@ async def move(
     """
     destination = destination or await start_destination(stage, settings, number)
     source, notebook = guest.vm, stage.notebook
-    plan = settings.migration()
-    if bystander:
-        plan = replace(plan, capabilities={**plan.capabilities, "pause-before-switchover": True})
+    plan = _plan(settings, bystander)
     crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
     await prepare(source, plan, deadline=stage.deadline)
     async with open_wire(stage, guest, destination, settings, number) as wire:
@@ -99,6 +102,8 @@ async def move(
         if guest.anchor:
             guest = replace(guest, tsc_hz=min(guest.tsc_hz, guest.anchor.hz_until(clock)))
         before = beats_of(guest, source)
+        if bystander:
+            await bystander.source_leaves()
         moved = await migrate(
             source,
             destination,
@@ -138,6 +143,14 @@ async def move(
             stopping.cancel()
     await judge_clocks(stage, guest, before, at_stop, clock.asked_s)
     return replace(arrived, anchor=await read_clock(guest.probe, stage.deadline))
+
+
+def _plan(settings: MigrationCaseSettings, bystander: Bystander | None) -> MigrationSettings:
+    """How to migrate; with a *bystander* the source waits for it when it has stopped."""
+    plan = settings.migration()
+    if bystander is None:
+        return plan
+    return replace(plan, capabilities={**plan.capabilities, "pause-before-switchover": True})
 
 
 async def _note_move(stage: Stage, wire: Wire, moved: Moved, source: Vm, destination: Vm, number: int) -> None:

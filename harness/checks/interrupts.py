@@ -26,7 +26,7 @@ def check_exactly_once(story: InterruptStory) -> tuple[Finding, ...]:
         for one in story.raised
         if (source := story.source(one.id)) and not source.is_periodic
     }
-    findings = [*_counted(story, got, due), *_unasked(story, got, due)]
+    findings = [*_counted(story, got, due), *_unasked(story, got, due), *_silent(story)]
     if story.left_pending:
         detail = f"{story.left_pending} sources are still pending at the end, with nothing that holds them back"
         findings.append(_finding(EXACTLY_ONCE, "stuck", "controllers", detail, remedy=_LOST_REMEDY))
@@ -50,6 +50,14 @@ def _counted(
             yield _finding(EXACTLY_ONCE, "doubled", where, detail)
 
 
+def _silent(story: InterruptStory) -> Iterator[Finding]:
+    came = {record.id for record in story.received if record.order > story.order_at_stop}
+    for source_id in sorted(story.after_move - came):
+        source = story.source(source_id)
+        label = source.label if source else f"source {source_id}"
+        yield _finding(EXACTLY_ONCE, "lost", label, "it comes periodically, and never came again after the move")
+
+
 def _unasked(
     story: InterruptStory, got: Counter[tuple[int, int]], due: dict[tuple[int, int], Source]
 ) -> Iterator[Finding]:
@@ -63,9 +71,9 @@ def _unasked(
 
 
 def check_delivery(story: InterruptStory) -> tuple[Finding, ...]:
-    """By the right vCPU, none spurious, not before its time, and in the controller's order."""
+    """By the right vCPU, none spurious, not before its time, in its source's order and in the controller's."""
     findings = [finding for record in story.received for finding in _misplaced(story, record)]
-    return (*findings, *_early(story), *_disordered(story))
+    return (*findings, *_early(story), *_overtaken(story), *_disordered(story))
 
 
 def _misplaced(story: InterruptStory, record: Received) -> Iterator[Finding]:
@@ -95,6 +103,18 @@ def _early(story: InterruptStory) -> Iterator[Finding]:
 
 _TIMER_SLACK = 0.9
 """The guest measures its clock against its timer, to a few percent on a busy host."""
+
+
+def _overtaken(story: InterruptStory) -> Iterator[Finding]:
+    """The next one of a source is raised when the last one was logged, so numbers only grow."""
+    latest: dict[int, int] = {}
+    for record in sorted(story.received, key=lambda record: record.order):
+        before = latest.get(record.id, 0)
+        if record.number < before:
+            source = story.source(record.id)
+            detail = f"number {record.number} was received after number {before}"
+            yield _finding(DELIVERY, "overtaken", source.label if source else f"source {record.id}", detail)
+        latest[record.id] = max(before, record.number)
 
 
 def _disordered(story: InterruptStory) -> Iterator[Finding]:
@@ -153,8 +173,8 @@ def check_planned(story: InterruptStory) -> tuple[Finding, ...]:
             findings.append(
                 _unmet(f"{len(missing)} of {len(visible)} are not there for the {sighting.witness}: {names}")
             )
-    if not story.planned and not any(one.moment is Moment.BEFORE for one in story.raised):
-        findings.append(_unmet("nothing was raised before the move"))
+    if not story.planned and not story.queued:
+        findings.append(_unmet("no interrupt was under way when the source had stopped"))
     if story.planned and not story.sightings:
         findings.append(_unmet("nobody looked while the machine stood still"))
     return tuple(findings)

@@ -24,7 +24,7 @@ _CPUS_AT = _COUNTS_AT + _COUNTS.size
 _CPU = struct.Struct("<4Q32x")
 _RECORD = struct.Struct("<QQIHBBII")
 _SOURCE = struct.Struct("<8IQ")
-_OPENED = struct.Struct("<QQIII")
+_OPENED = struct.Struct("<QQIIIIQ")
 _U32 = struct.Struct("<I")
 _SPURIOUS, _NESTED, _NMI, _DEFERRED, _ASSERTED = 1, 2, 4, 8, 16
 
@@ -39,6 +39,8 @@ class Opened:
     """Bits of the architecture; x86_64: 1 x2APIC, 2 TSC-deadline timer."""
     vcpus: int
     vectors: int
+    ticks_per_s: int
+    """Of the clock in the ledger's records, as the guest has measured it."""
 
 
 class InterruptProbe:
@@ -50,8 +52,15 @@ class InterruptProbe:
     async def open(self, *, deadline: Deadline) -> Opened:
         """Find the host's device, and start to log. Once per boot."""
         reply = await self._probe.request(Command.IRQ_OPEN, b"", deadline=deadline)
-        page_gpa, page_bytes, features, vcpus, vectors = _OPENED.unpack(reply)
-        return Opened(page_gpa=page_gpa, page_bytes=page_bytes, features=features, vcpus=vcpus, vectors=vectors)
+        page_gpa, page_bytes, features, vcpus, vectors, _, ticks_per_s = _OPENED.unpack(reply)
+        return Opened(
+            page_gpa=page_gpa,
+            page_bytes=page_bytes,
+            features=features,
+            vcpus=vcpus,
+            vectors=vectors,
+            ticks_per_s=ticks_per_s,
+        )
 
     async def add(self, sources: Sequence[Source], *, deadline: Deadline) -> tuple[Source, ...]:
         """Program *sources*; returns them with their vectors or INTIDs. ProtocolError for what this machine has not."""
@@ -97,6 +106,10 @@ class InterruptProbe:
             flags = [flag for (flag,) in _U32.iter_unpack(reply)]
             found |= {source_id for source_id, flag in zip(some, flags, strict=True) if flag}
         return frozenset(found)
+
+    async def use_x2apic(self, *, deadline: Deadline) -> None:
+        """Change the local APICs of a PC over to x2APIC mode. ProtocolError where the processor has none."""
+        await self._probe.request(Command.IRQ_X2APIC, b"", deadline=deadline)
 
     async def drain(self, *, deadline: Deadline) -> int:
         """Wait, in the guest and two seconds at most, until its controllers hold no source; how many are left."""

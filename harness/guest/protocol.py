@@ -63,6 +63,7 @@ class Command(IntEnum):
     IRQ_MASK = 69
     IRQ_AWAIT = 70
     IRQ_DRAIN = 71
+    IRQ_X2APIC = 80
     ITS_MOVE = 96
     """From here on aarch64: images/probe/arch/aarch64/irq_lpi.c."""
     ITS_MOVE_COLLECTION = 97

@@ -93,6 +93,10 @@ class At(StrEnum):
     """Arm: the command that makes it waits to be executed."""
     VCPU = "at the vCPU"
     """Pending in the processor itself: an NMI."""
+    ARMED = "armed"
+    """A timer that has still to fire."""
+    ASLEEP = "asleep"
+    """Not raised yet: its vCPU is halted, and nothing else will wake it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +207,8 @@ class InterruptStory:
     sightings: tuple[Sighting, ...] = ()
     left_pending: int = 0
     """What the guest's controllers still held at the end."""
+    after_move: frozenset[int] = frozenset()
+    """Ids that must have come at the destination, however often they came before: periodic ones."""
     ticks_per_s: float = 0.0
     descending: bool = False
     """Whether a larger number is served first (x86_64 vectors)."""

@@ -125,7 +125,11 @@ def lines(rng: Random, vcpus: int) -> Scenario:
     unheld = draw.unheld(holds)
     free = frozenset(vcpu for vcpu in unheld if rng.random() < 0.5)
     busy = [vcpu for vcpu in range(vcpus) if vcpu not in free]
-    taken = [draw.software_spi(vcpu, priority=_IN_SERVICE_PRIORITY, flags=SourceFlag.DEFER_EOI) for vcpu in unheld if vcpu not in free]
+    taken = [
+        draw.software_spi(vcpu, priority=_IN_SERVICE_PRIORITY, flags=SourceFlag.DEFER_EOI)
+        for vcpu in unheld
+        if vcpu not in free
+    ]
     level, edge = rng.sample((_UART, _CLOCK), k=2)
     pending = [
         *(draw.sgi(vcpu, line) for vcpu in busy for line in rng.sample(range(3, 15), k=2)),

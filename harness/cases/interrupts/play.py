@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from harness.cases.hop import move, start_destination
@@ -12,6 +12,7 @@ from harness.cases.interrupts.controllers import CONTROLLERS, Controllers
 from harness.cases.interrupts.device import MovingDevice
 from harness.cases.interrupts.scenario import Scenario
 from harness.cases.interrupts.settings import InterruptSettings
+from harness.cases.interrupts.storm import Storm
 from harness.cases.stage import Guest, Stage
 from harness.cases.witness import SeenState
 from harness.checks.interrupts import (
@@ -39,6 +40,9 @@ from harness.model.interrupts import (
 )
 from harness.vm.vm import Vm
 
+_STORM_MIN = 200
+"""Interrupts of a storm on each side of a move; below that it was none."""
+
 _RECEIVE_S = 3.0
 """How long a guest that nothing holds may take to handle one more interrupt; it takes microseconds."""
 
@@ -56,12 +60,16 @@ class Player:
     device: MovingDevice
     controllers: Controllers
     sources: tuple[Source, ...]
+    """As the guest has made them."""
     made: list[Raised] = field(default_factory=list)
     """Raised by the guest."""
     counts: Counter[int] = field(default_factory=Counter)
     sightings: list[Sighting] = field(default_factory=list)
     planned: frozenset[Held] = frozenset()
     order_at_stop: int = 0
+    counts_at_stop: tuple[int, ...] = ()
+    ticks_per_s: float = 0.0
+    storm: Storm | None = None
     moments: dict[str, float] = field(default_factory=dict)
 
     async def prepare(self) -> None:
@@ -69,12 +77,16 @@ class Player:
         deadline = self.stage.deadline
         for source_id in self.scenario.taken:
             await self.raise_all((source_id,), Moment.BEFORE)
-            await self.receive_all()
+            if not await self.receive({source_id: 1}):
+                raise PreconditionError(f"never received: {self._source(source_id).label}")
         for hold in self.scenario.holds:
             await self.probe.hold(hold.kind, vcpu_mask=hold.vcpu_mask, argument=hold.argument, deadline=deadline)
         await self.raise_all(self.scenario.raised.get(Moment.BEFORE, ()), Moment.BEFORE)
-        await self._await_pending(held.id for held in self.planned if held.at in {At.PENDING, At.DEVICE})
+        await self._await_pending(held.id for held in self.planned if self._can_tell(held))
         await self._rearrange()
+        if self.storm:
+            self.storm.start(self.guest.vm.ram.view, Moment.BEFORE)
+            await self.storm.until(_STORM_MIN, self.stage.deadline)
 
     async def _rearrange(self) -> None:
         """What the guest does with interrupts that are pending already."""
@@ -109,21 +121,28 @@ class Player:
             )
         await self.probe.trigger(own, deadline=self.stage.deadline)
 
-    async def receive_all(self) -> bool:
-        """Wait until the guest has logged all that was raised; False when something does not come."""
+    async def receive(self, due: Mapping[int, int]) -> bool:
+        """Wait until the guest has logged each of these ids so often; False when one does not come."""
         ram, deadline = self.guest.vm.ram.view, self.stage.deadline.within(_RECEIVE_S)
-        while self._is_missing(ram):
+        while is_missing := any(self.ledger.counts(ram)[one] < times for one, times in due.items()):
             if not await self.device.bell.wait_ring(deadline):
                 break
         self.ledger.read(ram)
-        return not self._is_missing(ram)
+        return not is_missing
 
-    def _is_missing(self, ram: memoryview) -> bool:
-        counts = self.ledger.counts(ram)
+    def _due(self) -> Counter[int]:
+        """How often each id must have been received in the end."""
         due: Counter[int] = Counter()
         for one in (*self.device.raised, *self.made):
             due[one.id] += self._source(one.id).deliveries
-        return any(counts[source_id] < times for source_id, times in due.items())
+        for source in self.sources:
+            if source.is_periodic and due[source.id]:
+                due[source.id] = self.counts_at_stop[source.id] + 1
+        return due
+
+    def _can_tell(self, held: Held) -> bool:
+        """Whether the guest can read it from a register. A level that is masked it has raised itself, at once."""
+        return held.at is At.PENDING or (held.at is At.DEVICE and self._source(held.id).kind is not SourceKind.LEVEL)
 
     async def _await_pending(self, ids: Iterable[int]) -> None:
         wanted = sorted(set(ids))
@@ -135,10 +154,19 @@ class Player:
     def _source(self, source_id: int) -> Source:
         return next(source for source in self.sources if source.id == source_id)
 
+    async def source_leaves(self) -> None:
+        """Timers are armed last, and the machine is stopped before they can fire."""
+        if self.scenario.armed:
+            await self.raise_all(self.scenario.armed, Moment.BEFORE)
+            await self.guest.vm.qmp.execute("stop", deadline=self.stage.deadline)
+
     async def source_stopped(self) -> None:
         """The device stops too; then the monitor tells what is under way."""
         self.moments["stopped"] = time.monotonic()
         late = self.scenario.raised.get(Moment.STOPPED, ())
+        if self.storm:
+            await self.storm.stop()
+            late = self.storm.idle(self.guest.vm.ram.view)
         self.device.raise_next(late, Moment.STOPPED)
         if late:
             # QEMU's main loop goes round, and takes some of them in, or all.
@@ -150,7 +178,12 @@ class Player:
         ram = self.guest.vm.ram.view
         self.ledger.read(ram)
         self.order_at_stop = self.ledger.last_order(ram)
-        self.sightings.append(await self.controllers.at_source(self.guest, self.sources, self.stage.deadline))
+        self.counts_at_stop = self.ledger.counts(ram)
+        sighting = await self.controllers.at_source(self.guest, self.sources, self.stage.deadline)
+        self.sightings.append(sighting)
+        if self.storm:
+            rest = set(self.storm.ids) - set(self.storm.idle(ram)) - queued
+            self.planned |= {held for held in sighting.held if held.id in rest}
 
     async def stage_round(self) -> None:
         """One command to the source and back."""
@@ -176,6 +209,13 @@ class Player:
         self.device.raise_next(
             (one for one in self.scenario.raised.get(Moment.RUNNING, ()) if one < DOORBELL_IDS), Moment.RUNNING
         )
+        if self.storm:
+            self.storm.start(self.destination.ram.view, Moment.RUNNING)
+
+    async def close(self) -> None:
+        """Whatever happened, raise nothing more."""
+        if self.storm:
+            await self.storm.stop()
 
     async def finish(self) -> InterruptStory:
         """Let everything go, wait for the rest, and tell the story."""
@@ -188,10 +228,12 @@ class Player:
         await self.probe.await_pending(sorted(held_back), deadline=deadline)
         await self.probe.mask(self.scenario.unmask, masked=False, deadline=deadline)
         await self.probe.release(deadline=deadline)
-        await self.receive_all()
+        if self.storm:
+            await self.storm.until(self.order_at_stop + _STORM_MIN, deadline)
+            await self.storm.stop()
+        await self.receive(self._due())
         left = await self.probe.drain(deadline=deadline)
         self.ledger.read(self.guest.vm.ram.view)
-        clock = await self.guest.probe.clock(deadline=deadline)
         return InterruptStory(
             sources=self.sources,
             raised=tuple(sorted((*self.device.raised, *self.made), key=lambda one: one.at_s)),
@@ -201,7 +243,8 @@ class Player:
             queued=tuple(self.device.queued),
             sightings=tuple(self.sightings),
             left_pending=left,
-            ticks_per_s=clock.tsc_hz,
+            ticks_per_s=self.ticks_per_s,
+            after_move=frozenset(source.id for source in self.sources if source.is_periodic),
             descending=self.controllers.descending,
             moments=dict(self.moments),
         )
@@ -215,17 +258,20 @@ async def open_guest(stage: Stage, guest: Guest, destination: Vm, scenario: Scen
     opened = await probe.open(deadline=stage.deadline)
     if scenario.features & ~opened.features:
         raise UnsupportedError(f"the guest's processor has no {scenario.needs}", hint="choose another QEMU, or KVM")
+    ledger, device = LedgerReader(guest.layout, opened), MovingDevice(guest.vm)
     return Player(
         stage=stage,
         guest=guest,
         destination=destination,
         scenario=scenario,
         probe=probe,
-        ledger=LedgerReader(guest.layout, opened),
-        device=MovingDevice(guest.vm),
+        ledger=ledger,
+        device=device,
+        storm=Storm(device=device, ledger=ledger, ids=scenario.storm) if scenario.storm else None,
         controllers=CONTROLLERS[guest.vm.spec.arch],
         sources=await probe.add(scenario.sources, deadline=stage.deadline),
         planned=scenario.planned,
+        ticks_per_s=opened.ticks_per_s,
     )
 
 
@@ -237,9 +283,12 @@ async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) ->
     player = await open_guest(stage, guest, destination, scenario)
     stage.step("raise")
     await player.prepare()
-    await move(stage, guest, settings, destination=destination, is_last=False, bystander=player)
-    stage.step("deliver")
-    story = await player.finish()
+    try:
+        await move(stage, guest, settings, destination=destination, is_last=False, bystander=player)
+        stage.step("deliver")
+        story = await player.finish()
+    finally:
+        await player.close()
     judge(stage, story)
 
 

@@ -39,6 +39,8 @@ class Scenario:
     holds: tuple[HoldPlan, ...] = ()
     raised: Mapping[Moment, tuple[int, ...]] = field(default_factory=lambda: NOTHING)
     """Ids to raise at each moment; guest-made sources only while a guest runs."""
+    armed: tuple[int, ...] = ()
+    """Timers that are armed as the last thing before the move; the machine is stopped at once, so that none fires."""
     planned: frozenset[Held] = frozenset()
     """Where interrupts must be when the source has stopped; the case is an error otherwise."""
     prepared: tuple[Step, ...] = ()
@@ -57,3 +59,5 @@ class Scenario:
     """Feature bits of the guest that it needs."""
     needs: str = ""
     """What these bits mean, for who has not got them."""
+    storm: tuple[int, ...] = ()
+    """Ids that are raised again and again, before the move, while all stands still, and after it."""

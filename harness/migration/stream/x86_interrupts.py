@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from harness.model.device_state import Device, DeviceState
 from harness.model.interrupts import At, Held, Source, SourceKind
 
-SEES = frozenset({At.PENDING, At.IN_SERVICE, At.DEVICE, At.REMOTE, At.VCPU})
+SEES = frozenset({At.PENDING, At.IN_SERVICE, At.DEVICE, At.REMOTE, At.VCPU, At.ARMED, At.ASLEEP})
 FIRST_VECTOR, LAST_VECTOR = 0x30, 0xDF
 """Vectors of sources; the probe's own are above."""
 PIC_VECTORS = 0x20
-REMOTE_IRR, IOAPIC_MASKED = 1 << 14, 1 << 16
+REMOTE_IRR, IOAPIC_MASKED, LVT_MASKED = 1 << 14, 1 << 16, 1 << 16
 CPU_INTERRUPT_NMI = 0x0200
 """CPU_INTERRUPT_TGT_EXT_3 (QEMU target/i386/cpu.h)."""
 _MSIX_ENTRY_BYTES = 16
@@ -31,6 +31,8 @@ def held_on_wire(state: DeviceState, sources: Sequence[Source]) -> frozenset[Hel
             *_ioapic(state, sources),
             *_pics(state, sources),
             *_nmis(state, sources),
+            *_timers(state, sources),
+            *_sleepers(state, sources),
         )
     )
 
@@ -97,6 +99,27 @@ def _pics(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:
                 if bits >> source.line % 8 & 1:
                     is_masked = at is At.PENDING and masked >> source.line % 8 & 1
                     yield Held(source.vcpu, source.id, At.DEVICE if is_masked else at)
+
+
+def _timers(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:
+    for device in state.devices:
+        if device.name != "apic" or _value(device, "timer_expiry") < 0:
+            continue
+        entry = _value(device, "lvt[0]")
+        for source in sources:
+            is_it = source.kind is SourceKind.TIMER and (source.number, source.vcpu) == (
+                entry & 0xFF,
+                device.instance_id,
+            )
+            if is_it and not entry & LVT_MASKED:
+                yield Held(source.vcpu, source.id, At.ARMED)
+
+
+def _sleepers(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:
+    for device in state.devices:
+        if device.name == "cpu_common" and _value(device, "halted"):
+            ids = [source.id for source in sources if source.vcpu == device.instance_id]
+            yield from (Held(device.instance_id, source_id, At.ASLEEP) for source_id in ids[:1])
 
 
 def _nmis(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:

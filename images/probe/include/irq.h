@@ -57,6 +57,7 @@ struct irq_page {
 
 /* irq.c */
 extern bool irq_is_wanted, irq_is_open;
+extern uint64_t irq_ticks_per_s;                        /* measured when opened: later the timer may be a source's */
 extern struct irq_page *irq_page;
 extern struct irq_source irq_sources[IRQ_SOURCES];
 void irq_take_memory(void);                             /* before memory_settle() */

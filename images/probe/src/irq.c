@@ -5,6 +5,7 @@
 enum { BUCKETS = 64, DOORBELL = 3, HOST_PEER = 1 };
 
 bool irq_is_wanted, irq_is_open;
+uint64_t irq_ticks_per_s;
 struct irq_page *irq_page;
 struct irq_device irq_device;
 struct irq_source irq_sources[IRQ_SOURCES];

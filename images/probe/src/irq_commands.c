@@ -39,12 +39,15 @@ static uint32_t open(struct reply *reply)
 		return IRQ_UNSUPPORTED;
 	irq_page->cpus = cpu_count;
 	irq_is_open = true;
-	patience = arch_ticks_per_s() * PATIENCE_S;
+	irq_ticks_per_s = arch_ticks_per_s();
+	patience = irq_ticks_per_s * PATIENCE_S;
 	reply_u64(reply, (uint64_t)irq_page);
 	reply_u64(reply, sizeof *irq_page);
 	reply_u32(reply, features);
 	reply_u32(reply, cpu_count);
 	reply_u32(reply, irq_device.vectors);
+	reply_u32(reply, 0);
+	reply_u64(reply, irq_ticks_per_s);
 	return IRQ_OK;
 }
 

@@ -8,7 +8,7 @@ static struct {
 	uint64_t argument, beat_due;
 } holds[ARCH_MAX_CPUS];
 static uint32_t wanted_kind;
-static uint64_t wanted_argument, ticks_per_beat;
+static uint64_t wanted_argument;
 
 bool irq_holds(const struct cpu *cpu)
 {
@@ -29,7 +29,7 @@ void irq_hold_serve(struct cpu *cpu)
 	uint64_t now = arch_ticks();
 
 	if (now >= holds[cpu->index].beat_due) {
-		holds[cpu->index].beat_due = now + ticks_per_beat;
+		holds[cpu->index].beat_due = now + irq_ticks_per_s / BEATS_PER_S;
 		heartbeat_tick(cpu);
 	}
 	if (!cpu->index)
@@ -71,7 +71,7 @@ void irq_hold_run(struct cpu *cpu)
 static void begin(struct cpu *cpu)
 {
 	holds[cpu->index].argument = wanted_argument;
-	holds[cpu->index].beat_due = arch_ticks() + ticks_per_beat;
+	holds[cpu->index].beat_due = arch_ticks() + irq_ticks_per_s / BEATS_PER_S;
 	holds[cpu->index].kind = wanted_kind;
 	irq_page->cpu[cpu->index].hold = wanted_kind;
 	/* From here to irq_hold_run() nothing lets interrupts in again. */
@@ -94,8 +94,6 @@ static void end(struct cpu *cpu)
 
 void irq_hold_begin(uint32_t mask, uint32_t kind, uint64_t argument)
 {
-	if (!ticks_per_beat)
-		ticks_per_beat = arch_ticks_per_s() / BEATS_PER_S;
 	wanted_kind = kind;
 	wanted_argument = argument;
 	run_on_cpus(mask & all_cpus(), begin);

@@ -34,6 +34,11 @@ void ioapic_set(uint32_t pin, uint8_t vector, uint32_t apic_id, bool is_level, b
 	write(REDIRECTION + 2 * pin, vector | (is_level ? LEVEL : 0) | (masked ? MASKED : 0));
 }
 
+bool ioapic_is_masked(uint32_t pin)
+{
+	return read(REDIRECTION + 2 * pin) & MASKED;
+}
+
 void ioapic_mask(uint32_t pin, bool masked)
 {
 	uint32_t low = read(REDIRECTION + 2 * pin) & ~(uint32_t)MASKED;

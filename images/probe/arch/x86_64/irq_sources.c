@@ -3,7 +3,9 @@
 #include "irq_x86.h"
 
 enum { VENDOR = 0x1af4, DEVICE = 0x1110, CAP_MSIX = 0x11, MSIX_ENABLE = 1u << 31, MSIX_TABLE_SIZE = 0x7ff };
-enum { FIRST_VECTOR = 0x30, LAST_VECTOR = 0xdf, ISA_IRQS = 16, IRQ_COM1 = 4, IRQ_PIT = 0 };
+enum { FIRST_VECTOR = 0x30, LAST_VECTOR = 0xdf, IRQ_COM1 = 4, IRQ_PIT = 0, FIRST_PCI_PIN = 20, PORT_COM1 = 0x3f8 };
+enum { SERIAL_VENDOR = 0x1b36, SERIAL_DEVICE = 0x0002 };       /* QEMU's pci-serial */
+enum { CMD_X2APIC = CMD_IRQ_ARCH, UNKNOWN_COMMAND = 2 };
 #define MSI_ADDRESS 0xfee00000u
 
 uint32_t arch_irq_open(struct irq_device *device)
@@ -45,11 +47,36 @@ static uint32_t pin_of(const struct irq_source *source)
 	return source->line == IRQ_PIT ? 2 : source->line;
 }
 
+/* The UART that holds a line up; 0 where there is none. Pins of PCI's INTA by slot: QEMU hw/isa/lpc_ich9.c, ich9_cc_init. */
+static uint16_t port_of_line(uint32_t line)
+{
+	uint32_t slot;
+
+	if (line == IRQ_COM1)
+		return PORT_COM1;
+	if (!pci_find(SERIAL_VENDOR, SERIAL_DEVICE, &slot) || line != FIRST_PCI_PIN + slot % 4)
+		return 0;
+	pci_enable(slot);
+	return pci_io_bar(slot, 0);
+}
+
+static uint32_t prepare_line(uint32_t line)
+{
+	uint16_t port = line == IRQ_PIT ? 0 : port_of_line(line);
+
+	if (line != IRQ_PIT && !port)
+		return IRQ_UNSUPPORTED;
+	if (port)
+		serial_line_init(port);
+	return IRQ_OK;
+}
+
 static uint32_t place_line(const struct irq_source *source)
 {
-	if (source->line != IRQ_COM1 && source->line != IRQ_PIT)
-		return IRQ_UNSUPPORTED;
-	com1_line(false);
+	uint32_t refused = prepare_line(source->line);
+
+	if (refused)
+		return refused;
 	ioapic_set(pin_of(source), (uint8_t)source->arch_number, x86_cpus[source->vcpu].apic_id,
 		   source->kind == IRQ_LEVEL, source->flags & IRQ_MASKED);
 	return IRQ_OK;
@@ -57,9 +84,8 @@ static uint32_t place_line(const struct irq_source *source)
 
 static uint32_t place_legacy(struct irq_source *source)
 {
-	if (source->vcpu || (source->line != IRQ_COM1 && source->line != IRQ_PIT))
+	if (source->vcpu || source->line >= FIRST_PCI_PIN || prepare_line(source->line))
 		return IRQ_UNSUPPORTED;
-	com1_line(false);
 	source->arch_number = VECTOR_PIC + source->line;
 	lapic_accept_pic();
 	pic_mask(source->line, source->flags & IRQ_MASKED);
@@ -95,7 +121,7 @@ static void trigger_line(const struct irq_source *source)
 	if (source->line == IRQ_PIT)
 		pit_start((uint16_t)source->argument, source->flags & IRQ_PERIODIC);
 	else
-		com1_line(true);
+		serial_line(port_of_line(source->line), true);
 }
 
 void arch_irq_trigger(struct irq_source *source)
@@ -145,6 +171,8 @@ bool arch_irq_is_pending(const struct irq_source *source)
 		return pic_is_pending(source->line);
 	if (source->kind == IRQ_DOORBELL && is_pending_at_device(source->line))
 		return true;
+	if (source->kind == IRQ_LEVEL && source->flags & IRQ_MASKED && ioapic_is_masked(pin_of(source)))
+		return false;                   /* its line is up, or is not; the chip does not tell */
 	return lapic_is_pending(source->arch_number);
 }
 
@@ -157,12 +185,31 @@ uint8_t arch_irq_before_log(struct cpu *cpu, struct irq_source *source)
 			lapic_timer_start();
 		heartbeat_tick(cpu);
 	}
-	if ((source->kind == IRQ_LEVEL || source->kind == IRQ_EDGE || source->kind == IRQ_LEGACY) && source->line == IRQ_COM1) {
-		if (source->kind == IRQ_LEVEL && source->delivered < source->argument)
-			return RECORD_ASSERTED;
-		com1_line(false);
-	}
+	if ((source->kind != IRQ_LEVEL && source->kind != IRQ_EDGE && source->kind != IRQ_LEGACY) || source->line == IRQ_PIT)
+		return 0;
+	if (source->kind == IRQ_LEVEL && source->delivered < source->argument)
+		return RECORD_ASSERTED;
+	serial_line(port_of_line(source->line), false);
 	return 0;
+}
+
+static void use_x2apic(struct cpu *cpu)
+{
+	(void)cpu;
+	lapic_x2apic_on();
+}
+
+uint32_t arch_irq_command(uint16_t code, const uint8_t *payload, uint32_t size, struct reply *reply)
+{
+	(void)payload, (void)reply;
+	if (code != CMD_X2APIC)
+		return UNKNOWN_COMMAND;
+	if (size)
+		return IRQ_BAD;
+	if (!(cpuid(1, 0).c >> 21 & 1))
+		return IRQ_UNSUPPORTED;
+	run_on_cpus(all_cpus(), use_x2apic);
+	return IRQ_OK;
 }
 
 void arch_irq_end(const struct irq_source *source)

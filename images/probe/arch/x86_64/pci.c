@@ -2,7 +2,7 @@
 #include "x86.h"
 
 enum { CONFIG_ADDRESS = 0xcf8, CONFIG_DATA = 0xcfc, SLOTS = 32, BAR_MEMORY_64 = 0x4 };
-enum { STATUS_COMMAND = 0x04, CAPABILITIES = 0x34, BAR0 = 0x10, COMMAND_MEMORY_MASTER = 0x6, HAS_CAPABILITIES = 1u << 20 };
+enum { STATUS_COMMAND = 0x04, CAPABILITIES = 0x34, BAR0 = 0x10, COMMAND_ALL = 0x7, HAS_CAPABILITIES = 1u << 20 };
 
 static void select(uint32_t slot, uint32_t offset)
 {
@@ -39,9 +39,14 @@ uint64_t pci_memory_bar(uint32_t slot, unsigned bar)
 	return low & ~0xfu;
 }
 
+uint16_t pci_io_bar(uint32_t slot, unsigned bar)
+{
+	return (uint16_t)(pci_read(slot, BAR0 + 4 * bar) & 0xfffc);
+}
+
 void pci_enable(uint32_t slot)
 {
-	pci_write(slot, STATUS_COMMAND, (pci_read(slot, STATUS_COMMAND) & 0xffff) | COMMAND_MEMORY_MASTER);
+	pci_write(slot, STATUS_COMMAND, (pci_read(slot, STATUS_COMMAND) & 0xffff) | COMMAND_ALL);
 }
 
 /* Offset of a capability, 0 when the device has none of that id. */

@@ -96,12 +96,20 @@ void arch_channel_poll(void)
 	receive();
 }
 
-/* An empty transmitter that may interrupt holds the line up; off, it lets go. */
-void com1_line(bool up)
+/* An empty transmitter that may interrupt holds its line up; off, it lets go. */
+void serial_line(uint16_t port, bool up)
 {
 	if (up)
-		wait_empty(COM1);
-	outb(COM1 + IER, up ? IER_EMPTY : 0);
+		wait_empty(port);
+	outb(port + IER, up ? IER_EMPTY : 0);
 	if (!up)
-		inb(COM1 + IIR);
+		inb(port + IIR);
+}
+
+void serial_line_init(uint16_t port)
+{
+	if (port == COM1)
+		serial_line(port, false);
+	else
+		setup(port, 0, FIFO_ON_TRIGGER_8);
 }

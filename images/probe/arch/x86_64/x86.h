@@ -70,18 +70,22 @@ void lapic_timer_stop(void);
 void lapic_timer_arm(uint8_t vector, uint64_t ns, uint32_t is_deadline, bool periodic);
 bool lapic_is_pending(uint32_t vector);
 void lapic_accept_pic(void);
+void lapic_x2apic_on(void);
 void ioapic_route(uint32_t gsi, uint8_t vector, uint32_t apic_id, uint16_t flags);
 void ioapic_set(uint32_t pin, uint8_t vector, uint32_t apic_id, bool is_level, bool masked);
 void ioapic_mask(uint32_t pin, bool masked);
+bool ioapic_is_masked(uint32_t pin);
 void serial_init(void);
 void serial_interrupt(void);
-void com1_line(bool up);
+void serial_line(uint16_t port, bool up);
+void serial_line_init(uint16_t port);
 
 /* pci.c: slots of bus 0. pic.c: the 8259As and the 8254 */
 bool pci_find(uint16_t vendor, uint16_t device, uint32_t *slot);
 uint32_t pci_read(uint32_t slot, uint32_t offset);
 void pci_write(uint32_t slot, uint32_t offset, uint32_t value);
 uint64_t pci_memory_bar(uint32_t slot, unsigned bar);
+uint16_t pci_io_bar(uint32_t slot, unsigned bar);
 uint32_t pci_capability(uint32_t slot, uint8_t id);
 void pci_enable(uint32_t slot);
 void pic_init(void);
