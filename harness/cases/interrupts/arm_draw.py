@@ -47,11 +47,6 @@ class Draw:
         held = sum(hold.vcpu_mask for hold in holds)
         return tuple(vcpu for vcpu in range(self._vcpus) if not held >> vcpu & 1)
 
-    def off(self, holds: Sequence[HoldPlan]) -> tuple[int, ...]:
-        """The vCPUs that *holds* keep with interrupts off."""
-        masks = sum(hold.vcpu_mask for hold in holds if hold.kind is Hold.OFF)
-        return tuple(vcpu for vcpu in range(self._vcpus) if masks >> vcpu & 1)
-
     def kind(self) -> Hold:
         """PSTATE or PMR."""
         return self._rng.choice((Hold.OFF, Hold.PRIORITY))

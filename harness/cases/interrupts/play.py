@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.cases.hop import move, start_destination
 from harness.cases.interrupts.controllers import CONTROLLERS, Controllers
 from harness.cases.interrupts.device import MovingDevice
+from harness.cases.interrupts.known_defects import KnownDefect, with_explanation
 from harness.cases.interrupts.scenario import Scenario
 from harness.cases.interrupts.settings import InterruptSettings
 from harness.cases.interrupts.storm import Storm
@@ -289,14 +290,14 @@ async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) ->
         story = await player.finish()
     finally:
         await player.close()
-    judge(stage, story)
+    judge(stage, story, scenario.known)
 
 
-def judge(stage: Stage, story: InterruptStory) -> None:
+def judge(stage: Stage, story: InterruptStory, known: Sequence[KnownDefect] = ()) -> None:
     """Everything that can be said of the interrupts of a case."""
-    notebook = stage.notebook
+    notebook, version = stage.notebook, stage.binaries.destination.version
     notebook.judge(PRECONDITION, check_planned(story))
     notebook.judge(PENDING, check_sightings(story))
-    notebook.judge(EXACTLY_ONCE, check_exactly_once(story))
-    notebook.judge(DELIVERY, check_delivery(story))
+    notebook.judge(EXACTLY_ONCE, with_explanation(check_exactly_once(story), known, version))
+    notebook.judge(DELIVERY, with_explanation(check_delivery(story), known, version))
     stage.events.emit("guest", "interrupts", raised=len(story.raised), received=len(story.received))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from harness.cases.interrupts.known_defects import KnownDefect
 from harness.model.interrupts import Held, Hold, Moment, Source
 
 
@@ -55,6 +56,8 @@ class Scenario:
     """Commands at the destination, before anything is released."""
     unmask: tuple[int, ...] = ()
     """Sources that are unmasked at the destination."""
+    known: tuple[KnownDefect, ...] = ()
+    """Defects of QEMU that this is about."""
     features: int = 0
     """Feature bits of the guest that it needs."""
     needs: str = ""

@@ -77,13 +77,12 @@ void arch_irq_end(const struct irq_source *source)
 
 void arch_irq_hold(struct cpu *cpu, uint32_t kind, uint64_t argument)
 {
-	(void)cpu;
 	if (kind == IRQ_HOLD_PRIORITY)
 		WRITE_REGISTER(ICC_PMR_EL1, argument);
 	if (kind == IRQ_HOLD_SLEEP)
 		timer_stop();
 	if (kind == HOLD_VPE)
-		vpe_hold(true);
+		vpe_hold(cpu, argument);
 	barrier();
 }
 
@@ -107,7 +106,7 @@ void arch_irq_release(struct cpu *cpu, uint32_t kind)
 	if (kind == IRQ_HOLD_SLEEP)
 		timer_start();
 	if (kind == HOLD_VPE)
-		vpe_hold(false);
+		vpe_release();
 	barrier();
 }
 

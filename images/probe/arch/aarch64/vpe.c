@@ -14,7 +14,7 @@ enum { GICR_TYPER = 0x8, TYPER_VLPIS = 0x2, GICR_VPROPBASER = 0x20070, GICR_VPEN
 static struct monitored vpe;
 static struct cpu vpe_cpu = { .index = VPE_CPU };
 static uint8_t vpe_stack[STACK_BYTES] __attribute__((aligned(STACK_BYTES)));
-static volatile uint32_t is_created, host, is_held, is_wanted;
+static volatile uint32_t is_created, host, is_held, is_resident, is_wanted;
 
 bool vpe_is_possible(void)
 {
@@ -71,13 +71,6 @@ bool vpe_create(unsigned on)
 	return true;
 }
 
-void vpe_hold(bool held)
-{
-	is_held = held;
-	if (!held)
-		vpe_want();
-}
-
 void vpe_want(void)
 {
 	is_wanted = 1;
@@ -93,6 +86,7 @@ static void make_resident(uint64_t gicr)
 	write64(gicr + GICR_VPROPBASER, vlpi_configuration() | INNER_SHAREABLE_WRITE_BACK | (ID_BITS - 1));
 	write64(gicr + GICR_VPENDBASER, pending_table() | INNER_SHAREABLE_WRITE_BACK | VPENDBASER_VALID);
 	barrier();
+	is_resident = 1;
 }
 
 /* Whether something was pending when it left. */
@@ -104,7 +98,21 @@ static bool make_absent(uint64_t gicr)
 	do
 		value = read64(gicr + GICR_VPENDBASER);
 	while (value & VPENDBASER_DIRTY);
+	is_resident = 0;
 	return value & VPENDBASER_PENDING_LAST;
+}
+
+void vpe_hold(struct cpu *cpu, bool resident)
+{
+	is_held = 1;
+	if (resident && is_created && cpu->index == host)
+		make_resident(gic_redistributor(cpu->index));
+}
+
+void vpe_release(void)
+{
+	is_held = 0;
+	vpe_want();
 }
 
 void vpe_slice(struct cpu *cpu)
@@ -113,7 +121,8 @@ void vpe_slice(struct cpu *cpu)
 
 	is_wanted = 0;
 	barrier();
-	make_resident(gicr);
+	if (!is_resident)
+		make_resident(gicr);
 	do {
 		arch_irq_off();
 		why = monitor_run(&vpe);

@@ -7,7 +7,8 @@ enum { VPE_CPU = ARCH_MAX_CPUS - 1 };   /* what its interrupts are logged as; no
 
 bool vpe_is_possible(void);             /* entered at EL2, redistributors with VLPIs, the number above is free */
 bool vpe_create(unsigned host);         /* maps it to a vCPU; another vCPU later moves it (VMOVP) */
-void vpe_hold(bool held);               /* held: not scheduled, whatever becomes pending */
+void vpe_hold(struct cpu *cpu, bool resident);  /* not scheduled, whatever becomes pending; on the vCPU that it belongs to */
+void vpe_release(void);
 void vpe_want(void);                    /* its doorbell has been rung */
 bool vpe_is_due(const struct cpu *cpu);
 void vpe_slice(struct cpu *cpu);        /* resident, run until it has nothing left to do, not resident again */
