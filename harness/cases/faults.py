@@ -31,6 +31,9 @@ class HostFault(StrEnum):
     KILL_DESTINATION = "host-kill-destination"
     STOP_SOURCE = "host-stop-source"
     IGNORE_CANCEL = "host-ignore-cancel"
+    DEVICE_LOSES = "irq-device-loses"
+    DEVICE_DOUBLES = "irq-device-doubles"
+    DEVICE_STOPS_LATE = "irq-device-stops-late"
     CRASH_GUEST = "guest-crash"
     HANG_GUEST = "guest-hang"
 
@@ -60,7 +63,13 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         fault.name: fault
         for fault in (
             *(
-                Fault(name=entry.name.value, owner=entry.belongs_to, summary=entry.does, caught_by=entry.caught_as)
+                Fault(
+                    name=entry.name.value,
+                    owner=entry.belongs_to,
+                    summary=entry.does,
+                    caught_by=entry.caught_as,
+                    bug_class=entry.bug_class,
+                )
                 for entry in CATALOGUE.values()
             ),
             _host(
@@ -101,6 +110,25 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 "management",
                 "lets an attempt that was to be cancelled go on to its end",
                 "migration/cancel: not-cancelled",
+            ),
+            _host(
+                HostFault.DEVICE_LOSES,
+                "device",
+                "forgets an interrupt that it was to raise when the machine goes on",
+                "irq/exactly-once: lost",
+            ),
+            _host(
+                HostFault.DEVICE_DOUBLES,
+                "device",
+                "raises an interrupt again at the destination that the source has taken",
+                "irq/exactly-once: doubled",
+            ),
+            _host(
+                HostFault.DEVICE_STOPS_LATE,
+                "device",
+                "raises one more interrupt after the state of the controllers was saved",
+                "irq/exactly-once: lost",
+                bug_class="B41",
             ),
             _host(
                 HostFault.CRASH_GUEST, "guest", "the guest crashes at the destination", "fail, in the guest's own words"

@@ -25,6 +25,17 @@ class WireFaultName(StrEnum):
     SLOW = "wire-slow"
     CORRUPT_HEADER = "wire-corrupt-header"
     CORRUPT_DEVICE = "wire-corrupt-device"
+    IRQ_CLEAR_PENDING = "irq-clear-pending"
+    IRQ_SET_PENDING = "irq-set-pending"
+    IRQ_WRONG_VCPU = "irq-wrong-vcpu"
+    IRQ_DROP_IN_SERVICE = "irq-drop-in-service"
+    IRQ_DROP_MSIX = "irq-drop-msix-pending"
+    IRQ_DROP_LINE = "irq-drop-line"
+    IRQ_CLEAR_PIC = "irq-clear-pic"
+    IRQ_SET_PIC = "irq-set-pic"
+    IRQ_DROP_NMI = "irq-drop-nmi"
+    IRQ_DISARM_TIMER = "irq-disarm-timer"
+    IRQ_WAKE_HALTED = "irq-wake-halted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

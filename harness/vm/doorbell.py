@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import mmap
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping
@@ -67,6 +68,14 @@ class Doorbell:
             with contextlib.suppress(BlockingIOError):
                 found[vector] = os.eventfd_read(event)
         return found
+
+    @property
+    def is_taken_in(self) -> bool:
+        """True when QEMU has read every eventfd that was written."""
+        waiting = select.poll()
+        for event in self._events:
+            waiting.register(event, select.POLLIN)
+        return not waiting.poll(0)
 
     def set_numbers(self, numbers: Mapping[int, int]) -> None:
         """Write the device's registers, as a device does that goes on where another one has stopped."""

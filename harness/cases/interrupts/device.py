@@ -27,7 +27,7 @@ class MovingDevice:
             self.raised.append(Raised(id=vector, number=number, moment=moment, at_s=time.monotonic()))
             self._bell.raise_vector(vector, number)
 
-    def forget(self, ids: Container[int]) -> None:
+    def retire(self, ids: Container[int]) -> None:
         """What was raised of *ids* is not to arrive any more."""
         self.raised = [one for one in self.raised if one.id not in ids]
 
@@ -40,12 +40,25 @@ class MovingDevice:
         waiting = self._bell.take_back()
         self.queued = [one for one in self.raised if one.id in waiting and one.number == self._numbers[one.id]]
 
+    def raise_late(self, vector: int) -> None:
+        """A fault: one more, for a machine that was saved already."""
+        self.raise_next((vector,), Moment.SAVED)
+
+    def raise_again(self, vector: int) -> None:
+        """A fault: the last one of *vector* once more."""
+        self._bell.raise_vector(vector, self._numbers[vector])
+
     def go_on(self, vm: Vm) -> None:
         """Be the device of *vm* from now on: its registers, then what was still to be raised."""
         self._bell = vm.doorbell
         self._bell.set_numbers(self._numbers)
         for one in self.queued:
             self._bell.raise_vector(one.id, one.number)
+
+    def forget(self, vector: int) -> None:
+        """A fault: number the next one of *vector*, and do not raise it."""
+        number = self._numbers[vector] = self._numbers.get(vector, 0) + 1
+        self.raised.append(Raised(id=vector, number=number, moment=Moment.LOADED, at_s=time.monotonic()))
 
     @property
     def bell(self) -> Doorbell:

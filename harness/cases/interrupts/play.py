@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.cases.faults import HostFault
 from harness.cases.hop import move, start_destination
 from harness.cases.interrupts.controllers import CONTROLLERS, Controllers
 from harness.cases.interrupts.device import MovingDevice
@@ -43,6 +44,9 @@ from harness.vm.vm import Vm
 
 _STORM_MIN = 200
 """Interrupts of a storm on each side of a move; below that it was none."""
+
+_SILENCE_S = 0.25
+_TAKES_TIME = frozenset({SourceKind.TIMER, SourceKind.EDGE, SourceKind.LEGACY})
 
 _RECEIVE_S = 3.0
 """How long a guest that nothing holds may take to handle one more interrupt; it takes microseconds."""
@@ -103,7 +107,7 @@ class Player:
             if held.id not in scenario.retired
         )
         self.made = [one for one in self.made if one.id not in scenario.retired]
-        self.device.forget(scenario.retired)
+        self.device.retire(scenario.retired)
         await self.raise_all(scenario.late, Moment.BEFORE)
 
     async def raise_all(self, ids: Iterable[int], moment: Moment) -> None:
@@ -125,11 +129,19 @@ class Player:
     async def receive(self, due: Mapping[int, int]) -> bool:
         """Wait until the guest has logged each of these ids so often; False when one does not come."""
         ram, deadline = self.guest.vm.ram.view, self.stage.deadline.within(_RECEIVE_S)
-        while is_missing := any(self.ledger.counts(ram)[one] < times for one, times in due.items()):
-            if not await self.device.bell.wait_ring(deadline):
+        while missing := [one for one, times in due.items() if self.ledger.counts(ram)[one] < times]:
+            if await self.device.bell.wait_ring(deadline.within(_SILENCE_S)):
+                continue
+            if deadline.has_passed or await self._is_settled(missing):
                 break
         self.ledger.read(ram)
-        return not is_missing
+        return not any(self.ledger.counts(ram)[one] < times for one, times in due.items())
+
+    async def _is_settled(self, missing: Iterable[int]) -> bool:
+        """Whether what is missing can never come: neither device nor controllers have it, and no time is awaited."""
+        if any(self._source(one).kind in _TAKES_TIME for one in missing) or not self.device.bell.is_taken_in:
+            return False
+        return await self.probe.drain(deadline=self.stage.deadline) == 0
 
     def _due(self) -> Counter[int]:
         """How often each id must have been received in the end."""
@@ -200,9 +212,31 @@ class Player:
                     vm = self.destination if witness == "destination" else self.guest.vm
                     held |= self.controllers.in_memory(state.devices, replace(self.guest, vm=vm), self.sources)
                 self.sightings.append(Sighting(witness=witness, held=held, sees=self.controllers.sees))
+        # At once: a guest that never runs again tells nothing more.
+        judge_stop(self.stage, self.story())
+        self._err_late()
         self.device.go_on(self.destination)
-        self.device.raise_next(self.scenario.raised.get(Moment.LOADED, ()), Moment.LOADED)
+        loaded = self._err_early(self.scenario.raised.get(Moment.LOADED, ()))
+        self.device.raise_next(loaded, Moment.LOADED)
         self.guest = replace(self.guest, vm=self.destination)
+
+    def _err_late(self) -> None:
+        """Table saved, device still running: the fault that the stop protocol exists for."""
+        idle = [one for one in self.scenario.taken if one < DOORBELL_IDS]
+        if idle and self.stage.strikes(HostFault.DEVICE_STOPS_LATE):
+            self.device.raise_late(self.stage.seed.rng("late").choice(idle))
+
+    def _err_early(self, loaded: tuple[int, ...]) -> tuple[int, ...]:
+        """What the device raises when it goes on, less one that it loses, and one more that it raises twice."""
+        rng = self.stage.seed.rng("device-faults")
+        taken = [one for one in self.scenario.taken if one < DOORBELL_IDS]
+        if taken and self.stage.strikes(HostFault.DEVICE_DOUBLES):
+            self.device.raise_again(rng.choice(taken))
+        if not loaded or not self.stage.strikes(HostFault.DEVICE_LOSES):
+            return loaded
+        lost = rng.choice(loaded)
+        self.device.forget(lost)
+        return tuple(one for one in loaded if one != lost)
 
     async def destination_runs(self) -> None:
         """The first things that happen to a guest that runs again."""
@@ -235,6 +269,10 @@ class Player:
         await self.receive(self._due())
         left = await self.probe.drain(deadline=deadline)
         self.ledger.read(self.guest.vm.ram.view)
+        return self.story(left_pending=left)
+
+    def story(self, *, left_pending: int = 0) -> InterruptStory:
+        """Everything so far."""
         return InterruptStory(
             sources=self.sources,
             raised=tuple(sorted((*self.device.raised, *self.made), key=lambda one: one.at_s)),
@@ -243,7 +281,7 @@ class Player:
             planned=self.planned,
             queued=tuple(self.device.queued),
             sightings=tuple(self.sightings),
-            left_pending=left,
+            left_pending=left_pending,
             ticks_per_s=self.ticks_per_s,
             after_move=frozenset(source.id for source in self.sources if source.is_periodic),
             descending=self.controllers.descending,
@@ -293,11 +331,15 @@ async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) ->
     judge(stage, story, scenario.known)
 
 
+def judge_stop(stage: Stage, story: InterruptStory) -> None:
+    """What was under way at the switch-over."""
+    stage.notebook.judge(PRECONDITION, check_planned(story))
+    stage.notebook.judge(PENDING, check_sightings(story))
+
+
 def judge(stage: Stage, story: InterruptStory, known: Sequence[KnownDefect] = ()) -> None:
-    """Everything that can be said of the interrupts of a case."""
+    """What arrived."""
     notebook, version = stage.notebook, stage.binaries.destination.version
-    notebook.judge(PRECONDITION, check_planned(story))
-    notebook.judge(PENDING, check_sightings(story))
     notebook.judge(EXACTLY_ONCE, with_explanation(check_exactly_once(story), known, version))
     notebook.judge(DELIVERY, with_explanation(check_delivery(story), known, version))
     stage.events.emit("guest", "interrupts", raised=len(story.raised), received=len(story.received))

@@ -11,6 +11,7 @@ from harness.model.interrupts import DOORBELL_IDS, At, Held, Hold, Moment, Sourc
 
 VECTORS = range(0x30, 0xD0)
 """Free for sources, and below the classes of the probe's own timer and channel."""
+CLASSES = range(VECTORS.start >> 4, VECTORS.stop >> 4)
 BLOCKING_CR8 = 0xD
 """Holds back every vector in :data:`VECTORS`, and lets the probe's own through."""
 COM1_IRQ, PIT_IRQ = 4, 0
@@ -165,7 +166,8 @@ def ioapic(rng: Random, vcpus: int) -> Scenario:
     pit = Source(id=_LINE + 2, kind=SourceKind.EDGE, line=PIT_IRQ, argument=PIT_TICKS)
     if rng.randrange(2):
         com1 = replace(com1, kind=SourceKind.EDGE)
-    vectors = rng.sample(VECTORS, k=3)
+    # Of different classes, so that one can be taken while another is in service.
+    vectors = [rng.randrange(16) | priority << 4 for priority in rng.sample(CLASSES, k=3)]
     placed = [
         replace(source, vcpu=rng.randrange(vcpus), priority=vector)
         for source, vector in zip((com1, pci, pit), vectors, strict=True)
@@ -199,11 +201,15 @@ def ioapic(rng: Random, vcpus: int) -> Scenario:
 
 
 def legacy(rng: Random, _vcpus: int) -> Scenario:
-    """Two inputs of the 8259A: both pending, one behind the other that is in service, or one masked."""
+    """Two inputs of the 8259A: one or both pending, one behind the other that is in service, or one masked."""
     pit = Source(id=_LINE, kind=SourceKind.LEGACY, line=PIT_IRQ, argument=PIT_TICKS)
     com1 = Source(id=_LINE + 1, kind=SourceKind.LEGACY, line=COM1_IRQ)
     off = HoldPlan(kind=Hold.OFF, vcpu_mask=1)
-    role = rng.choice(("pending", "in service", "masked"))
+    role = rng.choice(("pending", "alone", "in service", "masked"))
+    if role == "alone":
+        return Scenario(
+            sources=(pit, com1), holds=(off,), raised={Moment.BEFORE: (pit.id,)}, planned=held_of((pit,), At.PENDING)
+        )
     if role == "in service":
         pit = replace(pit, flags=SourceFlag.DEFER_EOI)
         planned = held_of((pit,), At.IN_SERVICE) | held_of((com1,), At.PENDING)

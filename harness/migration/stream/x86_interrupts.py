@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.model.device_state import Device, DeviceState
+from harness.model.device_state import Device, DeviceField, DeviceState
 from harness.model.interrupts import At, Held, Source, SourceKind
 
 SEES = frozenset({At.PENDING, At.IN_SERVICE, At.DEVICE, At.REMOTE, At.VCPU, At.ARMED, At.ASLEEP})
@@ -60,13 +60,18 @@ def _apics(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:
                     yield Held(device.instance_id, by_vector(sources, vector, device.instance_id), at)
 
 
+def msix_pending_bytes(field: DeviceField) -> bytes:
+    """The pending bits of a field of type ``msix state``: a table of 16-byte entries, then one bit for each of them."""
+    entries = field.size_bytes * 8 // (_MSIX_ENTRY_BYTES * 8 + 1)
+    return field.raw[entries * _MSIX_ENTRY_BYTES :]
+
+
 def _msix(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:
     device = next((device for device in state.devices if device.name.endswith("/ivshmem-doorbell")), None)
     field = next((field for field in device.fields if field.type == "msix state"), None) if device else None
     if field is None:
         return
-    entries = field.size_bytes * 8 // (_MSIX_ENTRY_BYTES * 8 + 1)
-    pending = field.raw[entries * _MSIX_ENTRY_BYTES :]
+    pending = msix_pending_bytes(field)
     for source in sources:
         if source.kind is SourceKind.DOORBELL and pending[source.line // 8] >> source.line % 8 & 1:
             yield Held(source.vcpu, source.id, At.DEVICE)

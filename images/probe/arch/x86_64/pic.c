@@ -2,20 +2,10 @@
 #include "x86.h"
 
 enum { MASTER = 0x20, SLAVE = 0xa0, DATA = 1, ICW1_NEEDS_ICW4 = 0x11, ICW4_8086 = 1, CASCADE = 2, EOI = 0x20, READ_IRR = 0x0a };
-enum { PIT_CHANNEL_0 = 0x40, PIT_COMMAND = 0x43, PIT_ONE_SHOT = 0x30, PIT_RATE = 0x34 };
+enum { PIT_CHANNEL_0 = 0x40, PIT_COMMAND = 0x43, PIT_ONE_SHOT = 0x30, PIT_RATE = 0x34, PIT_LONGEST = 0, PIT_IRQ = 0 };
 
-/* Firmware has left channel 0 ticking. Counted down once, its output stays up and makes no edge any more; what the 8259A
- * remembers of the last one goes with ICW1. */
-static void pit_silence(void)
+static void initialise(void)
 {
-	pit_start(1, false);
-	while (!pic_is_pending(0))
-		arch_relax();
-}
-
-void pic_init(void)
-{
-	pit_silence();
 	outb(MASTER, ICW1_NEEDS_ICW4);
 	outb(SLAVE, ICW1_NEEDS_ICW4);
 	outb(MASTER + DATA, VECTOR_PIC);
@@ -26,6 +16,18 @@ void pic_init(void)
 	outb(SLAVE + DATA, ICW4_8086);
 	outb(MASTER + DATA, 0xff & ~(1 << CASCADE));
 	outb(SLAVE + DATA, 0xff);
+}
+
+/* Firmware has left channel 0 ticking. Counted down once, its output stays up and makes no edge any more. QEMU's edge comes
+ * a moment after the count is over, so it is waited for; ICW1 makes the 8259A forget it, as those before. */
+void pic_init(void)
+{
+	pit_start(PIT_LONGEST, false);
+	initialise();
+	pit_start(1, false);
+	while (!pic_is_pending(PIT_IRQ))
+		arch_relax();
+	initialise();
 }
 
 void pic_mask(unsigned irq, bool masked)

@@ -90,6 +90,8 @@ static bool counted(struct cpu *cpu, const struct frame *frame)
 	irq_spurious(cpu, (uint32_t)frame->vector);
 	if (frame->vector >= VECTOR_PIC + 16)
 		lapic_eoi();
+	else
+		pic_eoi((unsigned)frame->vector - VECTOR_PIC);
 	return true;
 }
 
