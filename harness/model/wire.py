@@ -36,6 +36,7 @@ class WireFaultName(StrEnum):
     IRQ_DROP_NMI = "irq-drop-nmi"
     IRQ_DISARM_TIMER = "irq-disarm-timer"
     IRQ_WAKE_HALTED = "irq-wake-halted"
+    IRQ_LATE_CONTROLLER = "irq-late-controller"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
