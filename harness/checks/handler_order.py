@@ -25,7 +25,7 @@ ASSERTING = ("serial", "*/pci-serial", "*/ivshmem-doorbell", "hpet", "i8254", "p
 
 EARLY: Mapping[str, str] = MappingProxyType(
     {
-        "mc146818rtc": "QEMU 10.0 loads it before i8259 and ioapic; it raises nothing when it is loaded (rtc_post_load)",
+        "mc146818rtc": "QEMU 10.0 loads it before i8259 and ioapic; it raises nothing while it loads (rtc_post_load)",
     }
 )
 """Devices with a line that are known to load early, and why nothing is said of them."""
