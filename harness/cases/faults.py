@@ -191,7 +191,7 @@ def _bare(name: str, parameters: str) -> str:
 
 
 def _wire_fault(name: str, parameters: str) -> WireFault:
-    known = sorted({member.name for member in fields(WireFault)} - {"name"})
+    known = sorted({member.name for member in fields(WireFault)} - {"name", "bits"})
     values: dict[str, Any] = {"name": name}
     for word in filter(None, parameters.split(",")):
         key, equals, text = word.partition("=")

@@ -11,6 +11,7 @@ MODULES = (
     "pagemap_cases",
     "cvm_cases",
     "interrupts.x86_cases",
+    "interrupts.arm_cases",
     "replay",
 )
 

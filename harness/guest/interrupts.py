@@ -92,6 +92,10 @@ class InterruptProbe:
         for payload in _lists(ids):
             await self._probe.request(Command.IRQ_MASK, _U32.pack(masked) + payload, deadline=deadline)
 
+    async def step(self, code: int, words: Iterable[int], *, deadline: Deadline) -> None:
+        """A command of the guest's architecture."""
+        await self._probe.request(Command(code), b"".join(map(_U32.pack, words)), deadline=deadline)
+
     async def await_pending(self, ids: Sequence[int], *, deadline: Deadline) -> frozenset[int]:
         """Wait, in the guest and two seconds at most, until its controllers show *ids* as pending; which they show."""
         found: set[int] = set()
@@ -119,7 +123,7 @@ class LedgerReader:
         self._at = layout.gpa_to_ram(opened.page_gpa)
         self._cpu_bytes = (opened.page_bytes - _CPUS_AT) // _MAX_VCPUS
         self._records = (self._cpu_bytes - _CPU.size) // _RECORD.size
-        self._next = [0] * opened.vcpus
+        self._next = [0] * _MAX_VCPUS  # a vPE is logged as the last one
         self.received: list[Received] = []
         """Everything that was read so far, in the order of reading."""
 

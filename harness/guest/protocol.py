@@ -64,6 +64,12 @@ class Command(IntEnum):
     IRQ_AWAIT = 70
     IRQ_DRAIN = 71
     IRQ_X2APIC = 80
+    ITS_MOVE = 96
+    """From here on aarch64: images/probe/arch/aarch64/irq_lpi.c."""
+    ITS_MOVE_COLLECTION = 97
+    ITS_SWITCH = 98
+    LPI_SWITCH = 99
+    LPI_TABLES = 100
 
 
 class Event(IntEnum):

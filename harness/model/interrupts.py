@@ -10,6 +10,8 @@ MAX_SOURCES = 128
 DOORBELL_IDS = 64
 """Ids below it are vectors of the host's device: the id is the vector."""
 SPURIOUS_ID = 0xFFFF
+VPE = 7
+"""Arm: interrupts of the vPE are in the ledger as those of this vCPU (VPE_CPU in images/probe/arch/aarch64/vpe.h)."""
 
 
 class SourceKind(IntEnum):
@@ -29,6 +31,10 @@ class SourceKind(IntEnum):
     LEGACY = 8
     """A line of the PC's 8259A."""
     VLPI = 16
+    """Arm: a virtual LPI of the vPE; MSI-X of the host's device, as DOORBELL."""
+    ITS_LPI = 17
+    """Arm: an LPI of a device that exists in the ITS alone; ``line`` is device << 8 | event."""
+    ITS_VLPI = 18
 
 
 class SourceFlag(IntFlag):
@@ -53,6 +59,8 @@ class Hold(IntEnum):
     """Asleep, its timer off, until an interrupt of a source comes."""
     NMI = 16
     """x86_64: inside an NMI handler, so that the next NMI stays pending."""
+    VPE = 17
+    """aarch64: the vPE is not scheduled."""
 
 
 class Moment(StrEnum):
@@ -81,6 +89,8 @@ class At(StrEnum):
     """Masked there: MSI-X pending bit, a line that is up and masked."""
     REMOTE = "remote IRR"
     """The I/O APIC has sent a level and waits for the end of interrupt."""
+    QUEUED = "in the ITS's queue"
+    """Arm: the command that makes it waits to be executed."""
     VCPU = "at the vCPU"
     """Pending in the processor itself: an NMI."""
     ARMED = "armed"

@@ -37,6 +37,24 @@ class WireFaultName(StrEnum):
     IRQ_DISARM_TIMER = "irq-disarm-timer"
     IRQ_WAKE_HALTED = "irq-wake-halted"
     IRQ_LATE_CONTROLLER = "irq-late-controller"
+    LPI_CLEAR = "irq-lpi-clear-pending"
+    LPI_WRONG_VCPU = "irq-lpi-wrong-vcpu"
+    LPI_STALE = "irq-lpi-stale"
+
+
+TABLE_FAULTS = frozenset({WireFaultName.LPI_CLEAR, WireFaultName.LPI_WRONG_VCPU, WireFaultName.LPI_STALE})
+"""Those that change bits of tables in guest memory, which whoever switches them on has found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableBit:
+    """A bit of guest memory that a fault sets or clears, however often its page is sent."""
+
+    page: int
+    """ram_addr."""
+    bit: int
+    """In the page, bit 0 of byte 0 first."""
+    is_set: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +66,8 @@ class WireFault:
     """Pages that are hit (pairs of pages for swap)."""
     targets: tuple[int, ...] = ()
     """ram_addrs to choose from; empty: pages that the stream shows to carry data."""
+    bits: tuple[TableBit, ...] = ()
+    """Table faults: what they change."""
     block: str = ""
     """RAM block of the targets; empty: main memory, or the biggest where none has its name."""
     at_fraction: float | None = None

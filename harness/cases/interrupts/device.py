@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from harness.model.interrupts import Moment, Raised
 from harness.vm.doorbell import Doorbell
@@ -26,6 +26,10 @@ class MovingDevice:
             number = self._numbers[vector] = self._numbers.get(vector, 0) + 1
             self.raised.append(Raised(id=vector, number=number, moment=moment, at_s=time.monotonic()))
             self._bell.raise_vector(vector, number)
+
+    def retire(self, ids: Container[int]) -> None:
+        """What was raised of *ids* is not to arrive any more."""
+        self.raised = [one for one in self.raised if one.id not in ids]
 
     def number_of(self, vector: int) -> int:
         """Of the last interrupt of *vector*, 0 before the first."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.cases.faults import HostFault
 from harness.cases.hop import move, start_destination
 from harness.cases.interrupts.controllers import CONTROLLERS, Controllers
 from harness.cases.interrupts.device import MovingDevice
+from harness.cases.interrupts.known_defects import KnownDefect, with_explanation
 from harness.cases.interrupts.scenario import Scenario
 from harness.cases.interrupts.settings import InterruptSettings
 from harness.cases.interrupts.storm import Storm
@@ -93,9 +94,27 @@ class Player:
             await self.probe.hold(hold.kind, vcpu_mask=hold.vcpu_mask, argument=hold.argument, deadline=deadline)
         await self.raise_all(self.scenario.raised.get(Moment.BEFORE, ()), Moment.BEFORE)
         await self._await_pending(held.id for held in self.planned if self._can_tell(held))
+        await self._rearrange()
         if self.storm:
             self.storm.start(self.guest.vm.ram.view, Moment.BEFORE)
             await self.storm.until(_STORM_MIN, self.stage.deadline)
+
+    async def _rearrange(self) -> None:
+        """What the guest does with interrupts that are pending already."""
+        scenario = self.scenario
+        for step in scenario.prepared:
+            await self.probe.step(step.code, step.words, deadline=self.stage.deadline)
+        self.sources = tuple(
+            replace(source, vcpu=scenario.moved.get(source.id, source.vcpu)) for source in self.sources
+        )
+        self.planned = frozenset(
+            replace(held, vcpu=scenario.moved.get(held.id, held.vcpu))
+            for held in self.planned
+            if held.id not in scenario.retired
+        )
+        self.made = [one for one in self.made if one.id not in scenario.retired]
+        self.device.retire(scenario.retired)
+        await self.raise_all(scenario.late, Moment.BEFORE)
 
     async def raise_all(self, ids: Iterable[int], moment: Moment) -> None:
         """Raise each of *ids*: the device's here, the guest's own by command."""
@@ -195,6 +214,9 @@ class Player:
         if seen:
             for witness, state in (("wire", seen.sent), ("destination", seen.held)):
                 held = self.controllers.on_wire(state.devices, self.sources)
+                if self.controllers.in_memory:
+                    vm = self.destination if witness == "destination" else self.guest.vm
+                    held |= self.controllers.in_memory(state.devices, replace(self.guest, vm=vm), self.sources)
                 self.sightings.append(Sighting(witness=witness, held=held, sees=self.controllers.sees))
         # At once: a guest that never runs again tells nothing more.
         judge_stop(self.stage, self.story())
@@ -241,6 +263,8 @@ class Player:
     async def finish(self) -> InterruptStory:
         """Let everything go, wait for the rest, and tell the story."""
         deadline = self.stage.deadline
+        for step in self.scenario.arrived:
+            await self.probe.step(step.code, step.words, deadline=deadline)
         own = [one for one in self.scenario.raised.get(Moment.RUNNING, ()) if one >= DOORBELL_IDS]
         await self.raise_all(own, Moment.RUNNING)
         await self.probe.await_pending(self._still_coming(), deadline=deadline)
@@ -318,7 +342,7 @@ async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) ->
         story = await player.finish()
     finally:
         await player.close()
-    judge(stage, story)
+    judge(stage, story, scenario.known)
     judge_handlers(stage, source=guest.vm, destination=destination)
 
 
@@ -337,9 +361,9 @@ def judge_stop(stage: Stage, story: InterruptStory) -> None:
     stage.notebook.judge(PENDING, check_sightings(story))
 
 
-def judge(stage: Stage, story: InterruptStory) -> None:
+def judge(stage: Stage, story: InterruptStory, known: Sequence[KnownDefect] = ()) -> None:
     """What arrived."""
-    notebook = stage.notebook
-    notebook.judge(EXACTLY_ONCE, check_exactly_once(story))
-    notebook.judge(DELIVERY, check_delivery(story))
+    notebook, version = stage.notebook, stage.binaries.destination.version
+    notebook.judge(EXACTLY_ONCE, with_explanation(check_exactly_once(story), known, version))
+    notebook.judge(DELIVERY, with_explanation(check_delivery(story), known, version))
     stage.events.emit("guest", "interrupts", raised=len(story.raised), received=len(story.received))

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from harness.cases.interrupts.known_defects import KnownDefect
 from harness.model.interrupts import Held, Hold, Moment, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A command of the guest's architecture, images/probe/PROTOCOL.md, codes 80 to 111."""
+
+    code: int
+    words: tuple[int, ...] = ()
+
 
 NOTHING: Mapping[Moment, tuple[int, ...]] = MappingProxyType({})
 
@@ -34,8 +44,20 @@ class Scenario:
     """Timers that are armed as the last thing before the move; the machine is stopped at once, so that none fires."""
     planned: frozenset[Held] = frozenset()
     """Where interrupts must be when the source has stopped; the case is an error otherwise."""
+    prepared: tuple[Step, ...] = ()
+    """Commands when everything is pending, before the move."""
+    moved: Mapping[int, int] = field(default_factory=dict)
+    """Source -> vCPU that takes it from then on."""
+    retired: frozenset[int] = frozenset()
+    """Sources whose pending interrupt these commands have taken away: it must not arrive."""
+    late: tuple[int, ...] = ()
+    """Raised after these commands, before the move; guest-made only."""
+    arrived: tuple[Step, ...] = ()
+    """Commands at the destination, before anything is released."""
     unmask: tuple[int, ...] = ()
     """Sources that are unmasked at the destination."""
+    known: tuple[KnownDefect, ...] = ()
+    """Defects of QEMU that this is about."""
     features: int = 0
     """Feature bits of the guest that it needs."""
     needs: str = ""

@@ -24,3 +24,11 @@ class InterruptSettings(MigrationCaseSettings):
     def machine_for(self, spec: MachineSpec) -> MachineSpec:
         """With the device, and a guest that counts."""
         return replace(spec, interrupt_vectors=self.interrupt_vectors, append="irq=on", traces=EVENTS)
+
+
+class VlpiSettings(InterruptSettings):
+    """A machine with GICv4, whose guest is entered at EL2."""
+
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """With virtualization, which GICv4 needs."""
+        return replace(super().machine_for(spec), gic_version=4, has_el2=True)

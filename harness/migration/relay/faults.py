@@ -42,6 +42,17 @@ def _interrupt(name: Name, does: str, caught_as: str, *, bug_class: str = "") ->
     )
 
 
+def _table(name: Name, does: str, caught_as: str, *, bug_class: str = "") -> FaultEntry:
+    return FaultEntry(
+        name=name,
+        does=f"{does} (aarch64)",
+        caught_as=f"memory/host; irq/pending; {caught_as}",
+        belongs_to="QEMU",
+        bug_class=bug_class,
+        is_page_fault=True,
+    )
+
+
 CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
     {
         entry.name: entry
@@ -102,19 +113,23 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
                 does="flips a bit in one field of a device section, a vCPU register unless told otherwise",
                 caught_as="state/devices: changed (cpu/registers, cpu/clock by field)",
             ),
-            _interrupt(Name.IRQ_CLEAR_PENDING, "clears a pending bit (IRR) of a local APIC", "irq/exactly-once: lost"),
+            _interrupt(
+                Name.IRQ_CLEAR_PENDING, "clears a pending bit of a local APIC (IRR) or a GIC", "irq/exactly-once: lost"
+            ),
             _interrupt(
                 Name.IRQ_SET_PENDING,
-                "sets a pending bit (IRR) of a local APIC",
+                "sets a pending bit of a local APIC (IRR) or a GIC",
                 "irq/delivery: spurious, wrong-vcpu; irq/exactly-once: doubled",
             ),
             _interrupt(
                 Name.IRQ_WRONG_VCPU,
-                "moves a pending bit to another vCPU's local APIC",
+                "moves a pending bit to another vCPU's local APIC or redistributor, or an SPI's route",
                 "irq/delivery: wrong-vcpu",
                 bug_class="B42",
             ),
-            _interrupt(Name.IRQ_DROP_IN_SERVICE, "drops an in-service bit (ISR) of a local APIC", "irq/pending: lost"),
+            _interrupt(
+                Name.IRQ_DROP_IN_SERVICE, "drops an in-service bit of a local APIC (ISR) or a GIC", "irq/pending: lost"
+            ),
             _interrupt(Name.IRQ_DROP_MSIX, "drops a pending bit of an MSI-X device", "irq/exactly-once: lost"),
             _interrupt(
                 Name.IRQ_DROP_LINE,
@@ -132,6 +147,19 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
                 does="sends the I/O APIC, or the GIC, behind all devices: their lines go up before it is loaded",
                 caught_as="irq/handler-order: loaded-before-controller",
                 belongs_to="QEMU",
+            ),
+            _table(Name.LPI_CLEAR, "clears an LPI's bit in a pending table", "irq/exactly-once: lost"),
+            _table(
+                Name.LPI_WRONG_VCPU,
+                "moves an LPI's pending bit to the table of another vCPU",
+                "irq/delivery: wrong-vcpu",
+                bug_class="B42",
+            ),
+            _table(
+                Name.LPI_STALE,
+                "sets a bit in a pending table, of an LPI that is not pending (any more)",
+                "irq/exactly-once: doubled",
+                bug_class="B43",
             ),
             _interrupt(Name.IRQ_WAKE_HALTED, "a halted vCPU arrives as one that runs", "irq/pending: lost"),
         )

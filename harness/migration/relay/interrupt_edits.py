@@ -6,9 +6,10 @@ Pure: the description of the devices in, places and new bytes out. A fault lists
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from harness.migration.relay.edits import InterruptEdit, Write, changed, field_of, number_of
+from harness.migration.relay.gic_edits import gic_edits_of
 from harness.migration.stream.x86_interrupts import (
     CPU_INTERRUPT_NMI,
     FIRST_VECTOR,
@@ -17,33 +18,16 @@ from harness.migration.stream.x86_interrupts import (
     REMOTE_IRR,
     msix_pending_bytes,
 )
-from harness.model.device_state import Device, DeviceField, DeviceState
+from harness.model.device_state import Device, DeviceState
 from harness.model.wire import WireFaultName as Name
 
 _CASCADE = 2
 """Input of the master 8259A that the slave is wired to."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
-    """New bytes for one field."""
-
-    device: Device
-    field: DeviceField
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InterruptEdit:
-    """One thing that a fault can do."""
-
-    what: str
-    writes: tuple[Write, ...]
-
-
 def edits_of(name: Name, state: DeviceState) -> list[InterruptEdit]:
     """All that the fault *name* could do to *state*; empty where it has no target."""
-    return list(EDITS[name](state))
+    return [*EDITS[name](state), *gic_edits_of(name, state)]
 
 
 def _clear_pending(state: DeviceState) -> Iterator[InterruptEdit]:
@@ -79,8 +63,8 @@ def _wrong_vcpu(state: DeviceState) -> Iterator[InterruptEdit]:
 
 def _disarm_timer(state: DeviceState) -> Iterator[InterruptEdit]:
     for apic in _named(state, "apic"):
-        expiry, entry = _field(apic, "timer_expiry"), _number(apic, "lvt[0]")
-        if expiry and _number(apic, "timer_expiry") >= 0 and FIRST_VECTOR <= entry & 0xFF <= LAST_VECTOR:
+        expiry, entry = field_of(apic, "timer_expiry"), number_of(apic, "lvt[0]")
+        if expiry and number_of(apic, "timer_expiry") >= 0 and FIRST_VECTOR <= entry & 0xFF <= LAST_VECTOR:
             never = b"\xff" * expiry.size_bytes
             yield InterruptEdit(what=f"{apic.label} timer", writes=(Write(device=apic, field=expiry, raw=never),))
 
@@ -103,42 +87,42 @@ def _drop_msix(state: DeviceState) -> Iterator[InterruptEdit]:
 
 def _drop_line(state: DeviceState) -> Iterator[InterruptEdit]:
     for ioapic in _named(state, "ioapic"):
-        up = _number(ioapic, "irr")
+        up = number_of(ioapic, "irr")
         for pin in range(24):
-            entry = _number(ioapic, f"ioredtbl[{pin}]")
+            entry = number_of(ioapic, f"ioredtbl[{pin}]")
             if entry & REMOTE_IRR:
-                yield _changed(ioapic, f"ioredtbl[{pin}]", entry ^ REMOTE_IRR, f"remote IRR of pin {pin}")
+                yield changed(ioapic, f"ioredtbl[{pin}]", entry ^ REMOTE_IRR, f"remote IRR of pin {pin}")
             if up >> pin & 1 and entry & IOAPIC_MASKED:
-                yield _changed(ioapic, "irr", up ^ 1 << pin, f"line of pin {pin}")
+                yield changed(ioapic, "irr", up ^ 1 << pin, f"line of pin {pin}")
 
 
 def _clear_pic(state: DeviceState) -> Iterator[InterruptEdit]:
     for pic in _named(state, "i8259"):
-        irr, imr = _number(pic, "irr"), _number(pic, "imr")
+        irr, imr = number_of(pic, "irr"), number_of(pic, "imr")
         for line in range(8):
             if irr & ~imr & 1 << line:
-                yield _changed(pic, "irr", irr ^ 1 << line, f"irr {line}")
+                yield changed(pic, "irr", irr ^ 1 << line, f"irr {line}")
 
 
 def _set_pic(state: DeviceState) -> Iterator[InterruptEdit]:
     for pic in _named(state, "i8259"):
-        irr, imr, isr = (_number(pic, name) for name in ("irr", "imr", "isr"))
+        irr, imr, isr = (number_of(pic, name) for name in ("irr", "imr", "isr"))
         for line in range(8):
             if not (irr | imr | isr) & 1 << line and line != _CASCADE:
-                yield _changed(pic, "irr", irr | 1 << line, f"irr {line}")
+                yield changed(pic, "irr", irr | 1 << line, f"irr {line}")
 
 
 def _drop_nmi(state: DeviceState) -> Iterator[InterruptEdit]:
     for cpu in _named(state, "cpu_common"):
-        request = _number(cpu, "interrupt_request")
+        request = number_of(cpu, "interrupt_request")
         if request & CPU_INTERRUPT_NMI:
-            yield _changed(cpu, "interrupt_request", request ^ CPU_INTERRUPT_NMI, "NMI")
+            yield changed(cpu, "interrupt_request", request ^ CPU_INTERRUPT_NMI, "NMI")
 
 
 def _wake_halted(state: DeviceState) -> Iterator[InterruptEdit]:
     for cpu in _named(state, "cpu_common"):
-        if _number(cpu, "halted"):
-            yield _changed(cpu, "halted", 0, "halted")
+        if number_of(cpu, "halted"):
+            yield changed(cpu, "halted", 0, "halted")
 
 
 EDITS: Mapping[Name, Callable[[DeviceState], Iterator[InterruptEdit]]] = MappingProxyType(
@@ -162,29 +146,13 @@ def _named(state: DeviceState, name: str) -> list[Device]:
     return [device for device in state.devices if device.name == name]
 
 
-def _field(device: Device, path: str) -> DeviceField | None:
-    return next((field for field in device.fields if field.path == path), None)
-
-
-def _number(device: Device, path: str) -> int:
-    field = _field(device, path)
-    return field.value or 0 if field else 0
-
-
 def _vectors(apic: Device, register: str) -> list[int]:
-    words = [_number(apic, f"{register}[{word}]") for word in range(8)]
+    words = [number_of(apic, f"{register}[{word}]") for word in range(8)]
     return [vector for vector in range(FIRST_VECTOR, LAST_VECTOR + 1) if words[vector // 32] >> vector % 32 & 1]
 
 
 def _flip(apic: Device, register: str, vector: int) -> Write:
-    field = _field(apic, f"{register}[{vector // 32}]")
+    field = field_of(apic, f"{register}[{vector // 32}]")
     assert field is not None
     value = (field.value or 0) ^ 1 << vector % 32
     return Write(device=apic, field=field, raw=value.to_bytes(field.size_bytes, "big"))
-
-
-def _changed(device: Device, path: str, value: int, what: str) -> InterruptEdit:
-    field = _field(device, path)
-    assert field is not None
-    write = Write(device=device, field=field, raw=value.to_bytes(field.size_bytes, "big"))
-    return InterruptEdit(what=f"{device.label} {what}", writes=(write,))

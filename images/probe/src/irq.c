@@ -97,7 +97,7 @@ bool irq_received(struct cpu *cpu, uint32_t arch_number, uint8_t flags)
 		flags |= RECORD_DEFERRED;
 	}
 	append(cpu, (struct irq_record){
-		.number = source->kind == IRQ_DOORBELL ? irq_device.slots[source->line] : source->raised,
+		.number = source->kind == IRQ_DOORBELL || source->kind == IRQ_VLPI ? irq_device.slots[source->line] : source->raised,
 		.id = (uint16_t)source->id, .flags = flags, .arch_number = arch_number, .argument = source->delivered,
 	});
 	__atomic_add_fetch(&irq_page->received_by_id[source->id], 1, __ATOMIC_ACQ_REL);

@@ -51,13 +51,25 @@ static uint32_t open(struct reply *reply)
 	return IRQ_OK;
 }
 
+/* A vPE's interrupts are logged as those of the last vCPU number, which no vCPU of this machine has. */
+static bool is_vcpu(const struct irq_source *source)
+{
+	return source->vcpu < cpu_count || (source->kind >= IRQ_VLPI && source->vcpu == ARCH_MAX_CPUS - 1);
+}
+
+/* Who can ask about a source: its vCPU, or the one that a vPE is scheduled on. */
+static bool asks(const struct irq_source *source, const struct cpu *cpu)
+{
+	return (source->vcpu < cpu_count ? source->vcpu : source->from) == cpu->index;
+}
+
 static uint32_t add(const uint8_t *payload, struct reply *reply)
 {
 	struct irq_source source = { 0 };
 	uint32_t refused;
 
 	memcpy(&source, payload, IRQ_SOURCE_BYTES);
-	if (source.id >= IRQ_SOURCES || irq_sources[source.id].kind || source.vcpu >= cpu_count || source.from >= cpu_count)
+	if (source.id >= IRQ_SOURCES || irq_sources[source.id].kind || !is_vcpu(&source) || source.from >= cpu_count)
 		return IRQ_BAD;
 	refused = arch_irq_source(&source);
 	if (refused)
@@ -111,7 +123,7 @@ static void await(struct cpu *cpu)
 	for (uint32_t i = 0; i < listed_count; i++) {
 		const struct irq_source *source = &irq_sources[listed[i]];
 
-		if (source->vcpu != cpu->index)
+		if (!asks(source, cpu))
 			continue;
 		do
 			is_pending[i] = arch_irq_is_pending(source);
@@ -125,7 +137,7 @@ static void drain(struct cpu *cpu)
 
 	for (uint32_t id = 0; id < IRQ_SOURCES; id++) {
 		const struct irq_source *source = &irq_sources[id];
-		bool pending = source->kind && source->vcpu == cpu->index;
+		bool pending = source->kind && asks(source, cpu);
 
 		while (pending && (pending = arch_irq_is_pending(source)) && arch_ticks() < end)
 			arch_relax();

@@ -35,7 +35,8 @@ void run_on_cpus(uint32_t mask, job_fn job)
 
 bool has_duty(const struct cpu *cpu)
 {
-	return cpu->job || work_is_due(cpu) || conversions_are_due(cpu) || (!cpu->index && channel_pending());
+	return cpu->job || work_is_due(cpu) || conversions_are_due(cpu) || arch_has_duty(cpu) ||
+		(!cpu->index && channel_pending());
 }
 
 void cpu_duty(struct cpu *cpu)
@@ -52,6 +53,8 @@ void cpu_duty(struct cpu *cpu)
 		work_slice(cpu);
 	if (conversions_are_due(cpu))
 		conversions_slice(cpu);
+	if (arch_has_duty(cpu))
+		arch_do_duty(cpu);
 }
 
 _Noreturn void cpu_loop(struct cpu *cpu)
