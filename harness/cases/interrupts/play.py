@@ -86,6 +86,8 @@ class Player:
     async def prepare(self) -> None:
         """Everything up to the move: what stays in service, the holds, and what is raised behind them."""
         deadline = self.stage.deadline
+        for step in self.scenario.begun:
+            await self.probe.step(step.code, step.words, deadline=deadline)
         for source_id in self.scenario.taken:
             await self.raise_all((source_id,), Moment.BEFORE)
             if not await self.receive({source_id: 1}):
