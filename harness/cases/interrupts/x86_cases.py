@@ -48,18 +48,6 @@ async def msi_pending(stage: Stage, settings: InterruptSettings) -> None:
 
 
 @case(
-    "irq/storm",
-    summary="numbered interrupts without pause before, during and after the move: none lost, doubled or reordered",
-    settings=InterruptSettings,
-    arches=PC,
-    vcpus=4,
-)
-async def storm(stage: Stage, settings: InterruptSettings) -> None:
-    """Each vector is raised again as soon as its last interrupt was logged."""
-    await play(stage, settings, scenarios.storm(stage.seed.rng("scenario"), settings.vcpus))
-
-
-@case(
     "irq/msix-mask",
     summary="vectors masked in the MSI-X table wait in the device's pending bits, and come when they are unmasked",
     settings=InterruptSettings,

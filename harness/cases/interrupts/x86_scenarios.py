@@ -30,7 +30,7 @@ FEATURE_X2APIC, FEATURE_TSC_DEADLINE = 1, 2
 _IPI, _TIMER, _NMI, _LINE = DOORBELL_IDS, DOORBELL_IDS + 32, DOORBELL_IDS + 48, DOORBELL_IDS + 56
 
 
-def _doorbells(rng: Random, vectors: Sequence[int], vcpus: int) -> tuple[Source, ...]:
+def doorbells(rng: Random, vectors: Sequence[int], vcpus: int) -> tuple[Source, ...]:
     """One MSI-X source per vector, on drawn vCPUs; the first ones make sure that every vCPU has one."""
     return tuple(
         Source(
@@ -61,7 +61,7 @@ def msi_pending(rng: Random, vcpus: int) -> Scenario:
     """On every vCPU one MSI of low priority in service, and others pending behind interrupts off or CR8."""
     vectors = sorted(rng.sample(VECTORS, k=32))
     low, high = vectors[:vcpus], vectors[vcpus:]
-    sources = _doorbells(rng, [*rng.sample(low, k=vcpus), *rng.sample(high, k=len(high))], vcpus)
+    sources = doorbells(rng, [*rng.sample(low, k=vcpus), *rng.sample(high, k=len(high))], vcpus)
     taken = tuple(replace(source, flags=SourceFlag.DEFER_EOI) for source in sources[:vcpus])
     before, stopped, loaded = sources[vcpus:-8], sources[-8:-4], sources[-4:]
     return Scenario(
@@ -77,15 +77,9 @@ def msi_pending(rng: Random, vcpus: int) -> Scenario:
     )
 
 
-def storm(rng: Random, vcpus: int) -> Scenario:
-    """Sixteen vectors that never rest."""
-    sources = _doorbells(rng, rng.sample(VECTORS, k=16), vcpus)
-    return Scenario(sources=sources, storm=tuple(source.id for source in sources))
-
-
 def msix_mask(rng: Random, vcpus: int) -> Scenario:
     """Half of the vectors are masked in the MSI-X table; what is raised on them waits in the device's pending bits."""
-    sources = _doorbells(rng, rng.sample(VECTORS, k=24), vcpus)
+    sources = doorbells(rng, rng.sample(VECTORS, k=24), vcpus)
     masked = tuple(replace(source, flags=SourceFlag.MASKED) for source in sources[:16])
     quiet, waiting = masked[:4], masked[4:12]
     return Scenario(
@@ -104,7 +98,7 @@ def msix_mask(rng: Random, vcpus: int) -> Scenario:
 
 def hlt_wake(rng: Random, vcpus: int) -> Scenario:
     """Every vCPU is halted without a timer; one MSI each wakes it, raised at a drawn moment from the stop on."""
-    sources = _doorbells(rng, rng.sample(VECTORS, k=vcpus), vcpus)
+    sources = doorbells(rng, rng.sample(VECTORS, k=vcpus), vcpus)
     moments: dict[Moment, tuple[int, ...]] = {}
     for source in sources:
         moment = rng.choice((Moment.STOPPED, Moment.LOADED, Moment.RUNNING))
