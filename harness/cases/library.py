@@ -11,6 +11,7 @@ MODULES = (
     "pagemap_cases",
     "cvm_cases",
     "interrupts.x86_cases",
+    "interrupts.storm_case",
     "interrupts.arm_cases",
     "replay",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,8 @@ from harness.cases.stage import Guest, Stage
 from harness.cases.witness import SeenState
 from harness.checks.forwarding import CHECK as FORWARDING
 from harness.checks.forwarding import check_forwarding
+from harness.checks.handler_order import CHECK as HANDLER_ORDER
+from harness.checks.handler_order import check_load_order, check_save_order
 from harness.checks.interrupts import (
     DELIVERY,
     EXACTLY_ONCE,
@@ -36,6 +39,7 @@ from harness.model.interrupts import (
     DOORBELL_IDS,
     At,
     Held,
+    Hold,
     InterruptStory,
     Moment,
     Raised,
@@ -43,6 +47,8 @@ from harness.model.interrupts import (
     Source,
     SourceKind,
 )
+from harness.report.store import write_whole
+from harness.vm.trace import parse_trace
 from harness.vm.vm import Vm
 
 _STORM_MIN = 200
@@ -83,6 +89,8 @@ class Player:
     async def prepare(self) -> None:
         """Everything up to the move: what stays in service, the holds, and what is raised behind them."""
         deadline = self.stage.deadline
+        for step in self.scenario.begun:
+            await self.probe.step(step.code, step.words, deadline=deadline)
         for source_id in self.scenario.taken:
             await self.raise_all((source_id,), Moment.BEFORE)
             if not await self.receive({source_id: 1}):
@@ -220,17 +228,19 @@ class Player:
                 self.sightings.append(Sighting(witness=witness, held=held, sees=self.controllers.sees))
         # At once: a guest that never runs again tells nothing more.
         judge_stop(self.stage, self.story())
-        self._err_late()
+        await self._err_late()
         self.device.go_on(self.destination)
         loaded = self._err_early(self.scenario.raised.get(Moment.LOADED, ()))
         self.device.raise_next(loaded, Moment.LOADED)
         self.guest = replace(self.guest, vm=self.destination)
 
-    def _err_late(self) -> None:
+    async def _err_late(self) -> None:
         """Table saved, device still running: the fault that the stop protocol exists for."""
         idle = [one for one in self.scenario.taken if one < DOORBELL_IDS]
         if idle and self.stage.strikes(HostFault.DEVICE_STOPS_LATE):
             self.device.raise_late(self.stage.seed.rng("late").choice(idle))
+            while not self.device.bell.is_taken_in:
+                await self.stage_round()
 
     def _err_early(self, loaded: tuple[int, ...]) -> tuple[int, ...]:
         """What the device raises when it goes on, less one that it loses, and one more that it raises twice."""
@@ -266,8 +276,7 @@ class Player:
             await self.probe.step(step.code, step.words, deadline=deadline)
         own = [one for one in self.scenario.raised.get(Moment.RUNNING, ()) if one >= DOORBELL_IDS]
         await self.raise_all(own, Moment.RUNNING)
-        held_back = {held.id for held in self.planned if held.at is At.PENDING}
-        await self.probe.await_pending(sorted(held_back), deadline=deadline)
+        await self.probe.await_pending(self._still_coming(), deadline=deadline)
         await self.probe.mask(self.scenario.unmask, masked=False, deadline=deadline)
         await self.probe.release(deadline=deadline)
         if self.storm:
@@ -277,6 +286,13 @@ class Player:
         left = await self.probe.drain(deadline=deadline)
         self.ledger.read(self.guest.vm.ram.view)
         return self.story(left_pending=left)
+
+    def _still_coming(self) -> list[int]:
+        """What the device has raised at the destination, for vCPUs that cannot take it: QEMU takes it in by and by."""
+        blocked = sum(hold.vcpu_mask for hold in self.scenario.holds if hold.kind is not Hold.SLEEP)
+        late = {one.id for one in self.device.raised if one.moment in {Moment.LOADED, Moment.RUNNING}}
+        late |= {one.id for one in self.device.queued}
+        return sorted(one for one in late if blocked >> self._source(one).vcpu & 1)
 
     def story(self, *, left_pending: int = 0) -> InterruptStory:
         """Everything so far."""
@@ -357,6 +373,16 @@ async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) ->
     judge(stage, story, scenario.known)
     if isinstance(player.device, ForwardingDevice):
         stage.notebook.judge(FORWARDING, check_forwarding(player.device.done))
+    judge_handlers(stage, source=guest.vm, destination=destination)
+
+
+def judge_handlers(stage: Stage, *, source: Vm, destination: Vm) -> None:
+    """The order in which QEMU stopped, saved and loaded, by its own trace, which is kept beside its other artefacts."""
+    for vm in (source, destination):
+        with contextlib.suppress(OSError):
+            write_whole(stage.folder / f"{vm.role}.trace.log", vm.trace.text().encode())
+    stage.notebook.judge(HANDLER_ORDER, check_save_order(parse_trace(source.trace.text())))
+    stage.notebook.judge(HANDLER_ORDER, check_load_order(parse_trace(destination.trace.text())))
 
 
 def judge_stop(stage: Stage, story: InterruptStory) -> None:
