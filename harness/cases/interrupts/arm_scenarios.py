@@ -53,7 +53,7 @@ def lpis(rng: Random, vcpus: int) -> Scenario:
 def moved_lpis(rng: Random, vcpus: int) -> Scenario:
     """The scenario of ``irq/lpi-moved``."""
     draw = Draw(rng, vcpus)
-    holds = tuple(HoldPlan(kind=draw.kind(), vcpu_mask=1 << vcpu, argument=draw.mask) for vcpu in range(vcpus))
+    holds = draw.holds(everyone=True)
     before = [*draw.doorbells(12), *draw.its_lpis(12)]
     queued = draw.its_lpis(4)
     running = draw.its_lpis(2)
@@ -198,7 +198,7 @@ def forwarded_lpis(rng: Random, vcpus: int) -> Scenario:
 def reset_lpis(rng: Random, vcpus: int) -> Scenario:
     """The scenario of ``irq/gic-reset``."""
     draw = Draw(rng, vcpus)
-    holds = tuple(HoldPlan(kind=draw.kind(), vcpu_mask=1 << vcpu, argument=draw.mask) for vcpu in range(vcpus))
+    holds = draw.holds(everyone=True)
     before = [*draw.doorbells(16), *draw.its_lpis(16)]
     off = rng.randrange(vcpus)
     forgotten = draw.another(off)
