@@ -16,7 +16,7 @@ pytestmark = pytest.mark.vm
 
 CASES = ("lpi-pending", "lpi-moved", "gic-lines", "vlpi-pending", "gic-reset", "vlpi-forwarding")
 SHARED = ("storm", "hlt-wake")
-CHECKS = {"irq/pending", "irq/exactly-once", "irq/delivery", "irq/handler-order", "precondition"}
+CHECKS = {"irq/its-tables", "irq/pending", "irq/exactly-once", "irq/delivery", "irq/handler-order", "precondition"}
 
 
 @pytest.fixture(params=["usual", "newer"])

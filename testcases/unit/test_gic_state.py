@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from harness.migration.stream.gic_interrupts import held_in_memory, held_on_wire
 from harness.migration.stream.gic_state import LpiTables, read_gic
-from harness.migration.stream.gic_tables import Translation, pending_lpis, translations, waiting_events
+from harness.migration.stream.gic_tables import pending_lpis, translations, waiting_events
 from harness.model.device_state import Device, DeviceField, DeviceState
 from harness.model.interrupts import VPE, At, Held, Source, SourceKind
+from harness.model.translation import Translation
 
 VALID = 1 << 63
 PENDING_0, PENDING_1, PENDING_V, CONFIGURATION = 0x4800_0000, 0x4801_0000, 0x4802_0000, 0x4803_0000

@@ -32,6 +32,8 @@ from harness.checks.interrupts import (
     check_planned,
     check_sightings,
 )
+from harness.checks.its_tables import CHECK as ITS_TABLES
+from harness.checks.its_tables import check_translations
 from harness.checks.precondition import CHECK as PRECONDITION
 from harness.guest.interrupts import InterruptProbe, LedgerReader
 from harness.model.errors import PreconditionError, UnsupportedError
@@ -226,6 +228,11 @@ class Player:
                     vm = self.destination if witness == "destination" else self.guest.vm
                     held |= self.controllers.in_memory(state.devices, replace(self.guest, vm=vm), self.sources)
                 self.sightings.append(Sighting(witness=witness, held=held, sees=self.controllers.sees))
+        if seen and self.controllers.translations:
+            there = replace(self.guest, vm=self.destination)
+            ours = self.controllers.translations(seen.sent.devices, self.guest)
+            theirs = self.controllers.translations(seen.held.devices, there)
+            self.stage.notebook.judge(ITS_TABLES, check_translations(ours, theirs))
         # At once: a guest that never runs again tells nothing more.
         judge_stop(self.stage, self.story())
         await self._err_late()
