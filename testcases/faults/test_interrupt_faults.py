@@ -50,7 +50,7 @@ TABLE = (
     wire("irq-wrong-vcpu", "msi-pending", PENDING_LOST, APPEARED, ("irq/delivery", "wrong-vcpu"), vcpus=4),
     wire("irq-drop-in-service", "msi-pending", PENDING_LOST),
     wire("irq-drop-msix-pending", "msix-mask", PENDING_LOST, LOST),
-    wire("irq-drop-line", "ioapic", PENDING_LOST, LOST),
+    wire("irq-drop-line", "ioapic", PENDING_LOST, LOST, seed=2),
     wire("irq-clear-pic", "legacy", PENDING_LOST, LOST),
     wire("irq-set-pic", "legacy", APPEARED, DOUBLED, seed=7),
     wire("irq-drop-nmi", "ipi-pending", PENDING_LOST, LOST, vcpus=2),

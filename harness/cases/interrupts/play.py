@@ -32,6 +32,7 @@ from harness.checks.interrupts import (
 from harness.checks.precondition import CHECK as PRECONDITION
 from harness.guest.interrupts import InterruptProbe, LedgerReader
 from harness.model.errors import PreconditionError, UnsupportedError
+from harness.model.interrupt_timeline import timeline_of_story
 from harness.model.interrupts import (
     DOORBELL_IDS,
     At,
@@ -40,6 +41,7 @@ from harness.model.interrupts import (
     InterruptStory,
     Moment,
     Raised,
+    Received,
     Sighting,
     Source,
     SourceKind,
@@ -257,6 +259,17 @@ class Player:
         if self.storm:
             self.storm.start(self.destination.ram.view, Moment.RUNNING)
 
+    def time_of(self, record: Received) -> float:
+        """When *record* was written, on the host's clock, for a drawing. The guest's clock stands still with its machine."""
+        anchor, hz = self.guest.anchor, self.ticks_per_s
+        if anchor is None:
+            return 0.0
+        at_s = anchor.answered_s + (record.ticks - anchor.tsc) / hz
+        stopped_s, running_s = (self.moments.get(name, at_s) for name in ("stopped", "running"))
+        if record.order <= self.order_at_stop:
+            return min(at_s, stopped_s)
+        return max(running_s, at_s + running_s - stopped_s)
+
     async def close(self) -> None:
         """Whatever happened, raise nothing more."""
         if self.storm:
@@ -344,6 +357,7 @@ async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) ->
         story = await player.finish()
     finally:
         await player.close()
+    stage.notebook.interrupts.append(timeline_of_story(story, time_of=player.time_of))
     judge(stage, story, scenario.known)
     judge_handlers(stage, source=guest.vm, destination=destination)
 
