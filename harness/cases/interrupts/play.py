@@ -260,7 +260,7 @@ class Player:
             self.storm.start(self.destination.ram.view, Moment.RUNNING)
 
     def time_of(self, record: Received) -> float:
-        """When *record* was written, on the host's clock and near enough to draw; the guest's stops with its machine."""
+        """When *record* was written, by the host's clock, near enough to draw: the guest's stops with its machine."""
         anchor, hz = self.guest.anchor, self.ticks_per_s
         if anchor is None:
             return 0.0
