@@ -34,6 +34,8 @@ class HostFault(StrEnum):
     DEVICE_LOSES = "irq-device-loses"
     DEVICE_DOUBLES = "irq-device-doubles"
     DEVICE_STOPS_LATE = "irq-device-stops-late"
+    FORWARDING_LOST = "irq-forwarding-lost"
+    TABLES_EARLY = "irq-tables-early"
     CRASH_GUEST = "guest-crash"
     HANG_GUEST = "guest-hang"
 
@@ -128,6 +130,20 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 "device",
                 "raises one more interrupt after the state of the controllers was saved",
                 "irq/exactly-once: lost",
+                bug_class="B41",
+            ),
+            _host(
+                HostFault.FORWARDING_LOST,
+                "KVM",
+                "unsets and sets the forwarding of LPIs again on load (irq/vlpi-forwarding): pending state is dropped",
+                "irq/forwarding: dropped; irq/exactly-once: lost",
+                bug_class="B40",
+            ),
+            _host(
+                HostFault.TABLES_EARLY,
+                "KVM",
+                "flushes pending tables before the devices have stopped (irq/vlpi-forwarding)",
+                "irq/forwarding: order; irq/exactly-once: lost",
                 bug_class="B41",
             ),
             _host(

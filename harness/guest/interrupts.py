@@ -92,6 +92,12 @@ class InterruptProbe:
         for payload in _lists(ids):
             await self._probe.request(Command.IRQ_MASK, _U32.pack(masked) + payload, deadline=deadline)
 
+    async def pending_tables(self, *, deadline: Deadline) -> dict[int, int]:
+        """aarch64: gpa of each vCPU's table of pending LPIs."""
+        reply = await self._probe.request(Command.LPI_TABLES, b"", deadline=deadline)
+        (vcpus,) = _U32.unpack_from(reply)
+        return dict(enumerate(struct.unpack_from(f"<{vcpus}Q", reply, 2 * _U32.size)))
+
     async def step(self, code: int, words: Iterable[int], *, deadline: Deadline) -> None:
         """A command of the guest's architecture."""
         await self._probe.request(Command(code), b"".join(map(_U32.pack, words)), deadline=deadline)

@@ -1,4 +1,4 @@
-"""Registers of a stopped machine's GICv3 as its own monitor reads them (HMP ``xp`` goes through the device's read function).
+"""Registers of a stopped machine's GICv3 as its own monitor reads them: HMP ``xp`` calls the device's read function.
 
 The host's witness before anything was saved. Addresses: QEMU hw/arm/virt.c, base_memmap; registers: Arm IHI 0069, 12.9,
 12.11 and 12.19. None of those read here changes by being read.

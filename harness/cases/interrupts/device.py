@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 
+from harness.model.deadline import Deadline
 from harness.model.interrupts import Moment, Raised
 from harness.vm.doorbell import Doorbell
 from harness.vm.vm import Vm
@@ -23,9 +24,25 @@ class MovingDevice:
     def raise_next(self, ids: Iterable[int], moment: Moment) -> None:
         """Raise the next interrupt of each of *ids*."""
         for vector in ids:
-            number = self._numbers[vector] = self._numbers.get(vector, 0) + 1
-            self.raised.append(Raised(id=vector, number=number, moment=moment, at_s=time.monotonic()))
-            self._bell.raise_vector(vector, number)
+            self._bell.raise_vector(vector, self.number(vector, moment))
+
+    def number(self, vector: int, moment: Moment) -> int:
+        """Number the next interrupt of *vector*, which is raised now."""
+        number = self._numbers[vector] = self._numbers.get(vector, 0) + 1
+        self.raised.append(Raised(id=vector, number=number, moment=moment, at_s=time.monotonic()))
+        return number
+
+    def pause(self) -> None:
+        """The vCPUs do not run any more; the device still does."""
+
+    def flush(self) -> None:
+        """The device has raised its last interrupt for now."""
+
+    async def settle(self, go_round: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
+        """Wait until the machine, which is stopped, has taken in what has to be in it. *go_round* lets it work."""
+
+    def resume(self) -> None:
+        """The vCPUs run again."""
 
     def retire(self, ids: Container[int]) -> None:
         """What was raised of *ids* is not to arrive any more."""
@@ -57,8 +74,7 @@ class MovingDevice:
 
     def forget(self, vector: int) -> None:
         """A fault: number the next one of *vector*, and do not raise it."""
-        number = self._numbers[vector] = self._numbers.get(vector, 0) + 1
-        self.raised.append(Raised(id=vector, number=number, moment=Moment.LOADED, at_s=time.monotonic()))
+        self.number(vector, Moment.LOADED)
 
     @property
     def bell(self) -> Doorbell:

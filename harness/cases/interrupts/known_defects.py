@@ -1,4 +1,4 @@
-"""Defects of stock QEMU that cases of this harness have found: the finding stays a failure, and says that it is known."""
+"""Defects of stock QEMU that cases have found: the finding stays a failure, and says that it is known."""
 
 from __future__ import annotations
 

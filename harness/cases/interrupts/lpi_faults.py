@@ -16,7 +16,7 @@ from harness.vm.monitor_gic import look_at_gic
 
 
 async def aim_at_tables(stage: Stage, guest: Guest, fault: WireFault) -> WireFault:
-    """*fault* with what it is to change; unchanged when it is none of these, or there is nothing that it could change."""
+    """*fault* with what it is to change; unchanged when it is none of these, or nothing is there to change."""
     if fault.name not in TABLE_FAULTS or guest.vm.spec.arch is not Arch.AARCH64:
         return fault
     gic, read = state_of(await look_at_gic(guest.vm, (), deadline=stage.deadline)), Reader(guest)

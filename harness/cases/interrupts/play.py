@@ -12,12 +12,15 @@ from harness.cases.faults import HostFault
 from harness.cases.hop import move, start_destination
 from harness.cases.interrupts.controllers import CONTROLLERS, Controllers
 from harness.cases.interrupts.device import MovingDevice
+from harness.cases.interrupts.forwarding import ForwardingDevice, ForwardingFaults
 from harness.cases.interrupts.known_defects import KnownDefect, with_explanation
 from harness.cases.interrupts.scenario import Scenario
 from harness.cases.interrupts.settings import InterruptSettings
 from harness.cases.interrupts.storm import Storm
 from harness.cases.stage import Guest, Stage
 from harness.cases.witness import SeenState
+from harness.checks.forwarding import CHECK as FORWARDING
+from harness.checks.forwarding import check_forwarding
 from harness.checks.handler_order import CHECK as HANDLER_ORDER
 from harness.checks.handler_order import check_load_order, check_save_order
 from harness.checks.interrupts import (
@@ -190,13 +193,16 @@ class Player:
         if self.storm:
             await self.storm.stop()
             late = self.storm.idle(self.guest.vm.ram.view)
+        self.device.pause()
         self.device.raise_next(late, Moment.STOPPED)
+        self.device.flush()
         if late:
             # QEMU's main loop goes round, and takes some of them in, or all.
             await self.stage_round()
+        await self.device.settle(self.stage_round, self.stage.deadline)
         self.device.stop()
         queued = {one.id for one in self.device.queued}
-        taken_in = [self._source(one) for one in late if one not in queued]
+        taken_in = [self._source(one) for one in (*late, *self.scenario.carriers) if one not in queued]
         self.planned |= {Held(source.vcpu, source.id, At.PENDING) for source in taken_in}
         ram = self.guest.vm.ram.view
         self.ledger.read(ram)
@@ -253,6 +259,7 @@ class Player:
     async def destination_runs(self) -> None:
         """The first things that happen to a guest that runs again."""
         self.moments["running"] = time.monotonic()
+        self.device.resume()
         self.device.raise_next(
             (one for one in self.scenario.raised.get(Moment.RUNNING, ()) if one < DOORBELL_IDS), Moment.RUNNING
         )
@@ -326,7 +333,8 @@ async def open_guest(stage: Stage, guest: Guest, destination: Vm, scenario: Scen
     opened = await probe.open(deadline=stage.deadline)
     if scenario.features & ~opened.features:
         raise UnsupportedError(f"the guest's processor has no {scenario.needs}", hint="choose another QEMU, or KVM")
-    ledger, device = LedgerReader(guest.layout, opened), MovingDevice(guest.vm)
+    ledger, sources = LedgerReader(guest.layout, opened), await probe.add(scenario.sources, deadline=stage.deadline)
+    device = await _device(stage, guest, probe, scenario, sources)
     return Player(
         stage=stage,
         guest=guest,
@@ -337,9 +345,27 @@ async def open_guest(stage: Stage, guest: Guest, destination: Vm, scenario: Scen
         device=device,
         storm=Storm(device=device, ledger=ledger, ids=scenario.storm) if scenario.storm else None,
         controllers=CONTROLLERS[guest.vm.spec.arch],
-        sources=await probe.add(scenario.sources, deadline=stage.deadline),
+        sources=sources,
         planned=scenario.planned,
         ticks_per_s=opened.ticks_per_s,
+    )
+
+
+async def _device(
+    stage: Stage, guest: Guest, probe: InterruptProbe, scenario: Scenario, sources: Sequence[Source]
+) -> MovingDevice:
+    if not scenario.forwarded:
+        return MovingDevice(guest.vm)
+    return ForwardingDevice(
+        guest.vm,
+        guest.layout,
+        sources,
+        forwarded=scenario.forwarded,
+        carriers=scenario.carriers,
+        tables=await probe.pending_tables(deadline=stage.deadline),
+        faults=ForwardingFaults(
+            flushes_early=stage.strikes(HostFault.TABLES_EARLY), reprograms=stage.strikes(HostFault.FORWARDING_LOST)
+        ),
     )
 
 
@@ -359,6 +385,8 @@ async def play(stage: Stage, settings: InterruptSettings, scenario: Scenario) ->
         await player.close()
     stage.notebook.interrupts.append(timeline_of_story(story, time_of=player.time_of))
     judge(stage, story, scenario.known)
+    if isinstance(player.device, ForwardingDevice):
+        stage.notebook.judge(FORWARDING, check_forwarding(player.device.done))
     judge_handlers(stage, source=guest.vm, destination=destination)
 
 

@@ -58,6 +58,10 @@ class Scenario:
     """Commands at the destination, before anything is released."""
     unmask: tuple[int, ...] = ()
     """Sources that are unmasked at the destination."""
+    forwarded: tuple[int, ...] = ()
+    """Doorbells that hardware delivers: :mod:`harness.cases.interrupts.forwarding`."""
+    carriers: tuple[int, ...] = ()
+    """Doorbells, one for each vCPU, that are raised by the machine's own controller when it has stopped."""
     known: tuple[KnownDefect, ...] = ()
     """Defects of QEMU that this is about."""
     features: int = 0

@@ -17,7 +17,7 @@ VIRTUAL_KINDS = frozenset({SourceKind.VLPI, SourceKind.ITS_VLPI})
 
 
 def held_on_wire(state: DeviceState, sources: Sequence[Source]) -> frozenset[Held]:
-    """SGIs, PPIs and SPIs of *sources* that are pending or active in *state*. LPIs are not there: they are in memory."""
+    """SGIs, PPIs and SPIs of *sources* that are pending or active in *state*. LPIs are in memory."""
     gic = read_gic(state)
     return held_in_registers(gic, sources) if gic else frozenset()
 
@@ -34,7 +34,7 @@ def held_in_registers(gic: GicState, sources: Sequence[Source]) -> frozenset[Hel
 
 
 def held_in_tables(gic: GicState, read: ReadMemory, sources: Sequence[Source]) -> frozenset[Held]:
-    """Every LPI that is pending in a table of *gic*, whoever has raised it; one that no source has counts by its INTID."""
+    """Every LPI that is pending in a table of *gic*; one that no source has counts by its INTID."""
     physical = {source.number: source.id for source in sources if source.kind not in VIRTUAL_KINDS}
     virtual = {source.number: source.id for source in sources if source.kind in VIRTUAL_KINDS}
     # The doorbell of a vPE is an LPI of the probe's own.

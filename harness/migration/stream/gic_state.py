@@ -1,7 +1,8 @@
 """A GICv3 or GICv4 as the device sections of a stream tell it: what is pending, active, and where its tables lie.
 
 Field names are those of QEMU's vmstate (vmstate_gicv3, vmstate_gicv3_cpu and vmstate_gicv3_gicv4 in
-hw/intc/arm_gicv3_common.c, vmstate_its in arm_gicv3_its_common.c); register fields those of Arm IHI 0069, 12.11 and 12.19.
+hw/intc/arm_gicv3_common.c, vmstate_its in arm_gicv3_its_common.c); register fields those of Arm IHI 0069, 12.11
+and 12.19.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tables of LPIs and of the ITS in guest memory: pure readers over a function that reads guest memory.
 
-Pending tables: Arm IHI 0069, 5.1.2: bit N % 8 of byte N / 8 is INTID N; the first KiB, which would be INTIDs below 8192,
-belongs to the implementation and is never looked at. Tables of the ITS have a format of the implementation's own; QEMU's
-is read here (hw/intc/gicv3_internal.h: DTE, CTE, ITE_L and VTE).
+Pending tables: Arm IHI 0069, 5.1.2: bit N % 8 of byte N / 8 is INTID N; the first KiB, which would be INTIDs below
+8192, belongs to the implementation and is never looked at. Tables of the ITS have a format of the implementation's own;
+QEMU's is read here (hw/intc/gicv3_internal.h: DTE, CTE, ITE_L and VTE).
 """
 
 from __future__ import annotations
