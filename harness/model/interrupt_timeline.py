@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from harness.model.drawings import InterruptLane, InterruptTimeline, WitnessCell
-from harness.model.interrupts import InterruptStory, Moment, Received, Sighting, Source
+from harness.model.interrupts import At, InterruptStory, Moment, Received, Sighting, Source
 
 LANES = 48
 MARKS = 400
@@ -60,10 +60,13 @@ _BETWEEN = {Moment.STOPPED, Moment.SAVED, Moment.LOADED}
 
 
 def _cell(sighting: Sighting, source: Source) -> WitnessCell:
-    held = sorted({one.at.value for one in sighting.held if one.id == source.id})
-    elsewhere = sorted({one.vcpu for one in sighting.held if one.id == source.id and one.vcpu != source.vcpu})
-    places = [*held, *(f"on vCPU {vcpu}" for vcpu in elsewhere)]
-    return WitnessCell(held=", ".join(places))
+    mine = [one for one in sighting.held if one.id == source.id]
+    elsewhere = sorted({one.vcpu for one in mine if one.vcpu != source.vcpu})
+    places = {one.at for one in mine}
+    # A vCPU that has nothing to do is asleep; that tells something only where nothing else is there.
+    places -= {At.ASLEEP} if len(places) > 1 else set()
+    words = [*(f"vCPU {vcpu}:" for vcpu in elsewhere), ", ".join(sorted(place.value for place in places))]
+    return WitnessCell(held=" ".join(filter(None, words)))
 
 
 def _times(times: Sequence[float]) -> tuple[float, ...]:

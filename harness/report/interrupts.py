@@ -102,7 +102,7 @@ def draw_interrupts(timeline: InterruptTimeline) -> Interrupts:
         ends=(
             (_LABEL_WIDTH + 4, "start", f"{-first * 1e3:.0f} ms before the stop"),
             ((still[0] + still[1]) / 2, "middle", f"{timeline.running_s * 1e3:.0f} ms at a standstill"),
-            (right, "end", f"{(last - timeline.running_s) * 1e3:.0f} ms after"),
+            (right, "end", f"{max(0.0, last - timeline.running_s) * 1e3:.0f} ms after"),
         ),
         lanes=tuple(lanes),
         left_out=timeline.lanes_left_out,

@@ -18,7 +18,7 @@ from harness.cases.interrupts.scenario import Scenario
 from harness.cases.interrupts.settings import InterruptSettings
 from harness.cases.interrupts.storm import Storm
 from harness.cases.stage import Guest, Stage
-from harness.cases.witness import SeenState
+from harness.cases.witness import SeenState, beats_of
 from harness.checks.forwarding import CHECK as FORWARDING
 from harness.checks.forwarding import check_forwarding
 from harness.checks.handler_order import CHECK as HANDLER_ORDER
@@ -56,10 +56,13 @@ from harness.vm.vm import Vm
 _STORM_MIN = 200
 """Interrupts of a storm on each side of a move; below that it was none."""
 
+_ARM_TRIES = 5
 _SILENCE_S = 0.25
+"""After it somebody looks whether what is missing can still come."""
+
 _TAKES_TIME = frozenset({SourceKind.TIMER, SourceKind.EDGE, SourceKind.LEGACY})
 
-_RECEIVE_S = 3.0
+_RECEIVE_S = 20.0
 """How long a guest that nothing holds may take to handle one more interrupt; it takes microseconds."""
 
 
@@ -83,6 +86,8 @@ class Player:
     sightings: list[Sighting] = field(default_factory=list)
     planned: frozenset[Held] = frozenset()
     order_at_stop: int = 0
+    ticks_at_stop: int = 0
+    """Of the last heartbeat, at most a hundredth of a second before."""
     counts_at_stop: tuple[int, ...] = ()
     ticks_per_s: float = 0.0
     storm: Storm | None = None
@@ -181,10 +186,16 @@ class Player:
         return next(source for source in self.sources if source.id == source_id)
 
     async def source_leaves(self) -> None:
-        """Timers are armed last, and the machine is stopped before they can fire."""
-        if self.scenario.armed:
-            await self.raise_all(self.scenario.armed, Moment.BEFORE)
+        """Timers are armed last, and the machine is stopped before they fire; one that did all the same, anew."""
+        to_arm = self.scenario.armed
+        for _ in range(_ARM_TRIES if to_arm else 0):
+            await self.raise_all(to_arm, Moment.BEFORE)
             await self.guest.vm.qmp.execute("stop", deadline=self.stage.deadline)
+            counts = self.ledger.counts(self.guest.vm.ram.view)
+            to_arm = tuple(one for one in to_arm if counts[one] >= self.counts[one])
+            if not to_arm:
+                return
+            await self.guest.vm.qmp.execute("cont", deadline=self.stage.deadline)
 
     async def source_stopped(self) -> None:
         """The device stops too; then the monitor tells what is under way."""
@@ -205,6 +216,7 @@ class Player:
         taken_in = [self._source(one) for one in (*late, *self.scenario.carriers) if one not in queued]
         self.planned |= {Held(source.vcpu, source.id, At.PENDING) for source in taken_in}
         ram = self.guest.vm.ram.view
+        self.ticks_at_stop = max(beat.tsc for beat in beats_of(self.guest, self.guest.vm).vcpus)
         self.ledger.read(ram)
         self.order_at_stop = self.ledger.last_order(ram)
         self.counts_at_stop = self.ledger.counts(ram)
@@ -268,14 +280,10 @@ class Player:
 
     def time_of(self, record: Received) -> float:
         """When *record* was written, by the host's clock, near enough to draw: the guest's stops with its machine."""
-        anchor, hz = self.guest.anchor, self.ticks_per_s
-        if anchor is None:
-            return 0.0
-        at_s = anchor.answered_s + (record.ticks - anchor.tsc) / hz
-        stopped_s, running_s = (self.moments.get(name, at_s) for name in ("stopped", "running"))
+        since_stop_s = (record.ticks - self.ticks_at_stop) / self.ticks_per_s
         if record.order <= self.order_at_stop:
-            return min(at_s, stopped_s)
-        return max(running_s, at_s + running_s - stopped_s)
+            return self.moments.get("stopped", 0.0) + min(0.0, since_stop_s)
+        return self.moments.get("running", 0.0) + max(0.0, since_stop_s)
 
     async def close(self) -> None:
         """Whatever happened, raise nothing more."""
