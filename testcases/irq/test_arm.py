@@ -42,7 +42,7 @@ def test_the_case_knows_its_architecture(play: Player) -> None:
 
 def test_qemu_gives_vcpu_0_the_spis_of_others(play: Player, qemu: Path | None) -> None:
     """A defect of QEMU 7.2 and 10.0, in arm_gicv3_post_load: when this passes, known_defects.py has to learn of it."""
-    result = play("irq/spi-routed", qemu=qemu)
+    result = play("defect/spi-routed", qemu=qemu)
     assert found(result) == {("irq/delivery", "wrong-vcpu")}
     assert all("known in this version" in finding.remedy for finding in result.findings)
     assert all("vCPU 0 received it at the destination" in finding.detail for finding in result.findings)
@@ -50,7 +50,7 @@ def test_qemu_gives_vcpu_0_the_spis_of_others(play: Player, qemu: Path | None) -
 
 def test_qemu_loses_virtual_lpis_of_a_resident_vpe(play: Player, qemu: Path | None) -> None:
     """Another one of the same function."""
-    result = play("irq/vlpi-resident", qemu=qemu)
+    result = play("defect/vlpi-resident", qemu=qemu)
     assert found(result) == {("irq/exactly-once", "lost"), ("irq/exactly-once", "stuck")}
     assert all("known in this version" in finding.remedy for finding in result.findings)
 

@@ -49,7 +49,7 @@ async def gic_lines(stage: Stage, settings: InterruptSettings) -> None:
 
 
 @case(
-    "irq/spi-routed",
+    "defect/spi-routed",
     summary="SPIs pend for other vCPUs while vCPU 0 may take any: it takes none (QEMU 7.2 and 10.0 fail)",
     settings=InterruptSettings,
     arches=ARM,
@@ -61,7 +61,7 @@ async def spi_routed(stage: Stage, settings: InterruptSettings) -> None:
 
 
 @case(
-    "irq/vlpi-resident",
+    "defect/vlpi-resident",
     summary="virtual LPIs pend for a vPE that is resident while the VM moves (QEMU 7.2 and 10.0 lose them)",
     settings=VlpiSettings,
     arches=ARM,

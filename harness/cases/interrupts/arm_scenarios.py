@@ -86,7 +86,7 @@ def lines(rng: Random, vcpus: int) -> Scenario:
     draw = Draw(rng, vcpus)
     holds = draw.holds()
     unheld = draw.unheld(holds)
-    # vCPU 0 is never free: QEMU gives it what is pending for others, see irq/spi-routed.
+    # vCPU 0 is never free: QEMU gives it what is pending for others, see defect/spi-routed.
     free = frozenset(vcpu for vcpu in unheld if vcpu and rng.random() < 0.5)
     busy = [vcpu for vcpu in range(vcpus) if vcpu not in free]
     taken = [
@@ -120,7 +120,7 @@ def lines(rng: Random, vcpus: int) -> Scenario:
 
 
 def routed_spis(rng: Random, vcpus: int) -> Scenario:
-    """The scenario of ``irq/spi-routed``.
+    """The scenario of ``defect/spi-routed``.
 
     They go before the probe's own interrupts, which would have QEMU look again.
     """
@@ -138,7 +138,7 @@ def routed_spis(rng: Random, vcpus: int) -> Scenario:
 
 
 def resident_vlpis(rng: Random, vcpus: int) -> Scenario:
-    """The scenario of ``irq/vlpi-resident``."""
+    """The scenario of ``defect/vlpi-resident``."""
     draw = Draw(rng, vcpus)
     host = rng.randrange(vcpus)
     pending = [*draw.vlpis(6, host), *draw.its_vlpis(6, host)]
