@@ -20,7 +20,7 @@ CHECK = "irq/handler-order"
 CONTROLLERS = ("apic", "ioapic", "i8259", "arm_gicv3*")
 """Sections that hold interrupts which are pending or in service."""
 
-ASSERTING = ("serial", "*/pci-serial", "*/ivshmem-doorbell", "hpet", "i8254", "pckbd")
+ASSERTING = ("serial", "*/pci-serial", "*/ivshmem-doorbell", "hpet", "i8254", "pckbd", "pl011", "pl031", "pl061")
 """Sections of devices that drive inputs of controllers."""
 
 EARLY: Mapping[str, str] = MappingProxyType(
