@@ -40,6 +40,13 @@ SPECS = {
         Binary(),
         False,
     ),
+    "q35-7.2-interrupts": (
+        MachineSpec(
+            kernel="probe.elf", append="irq=on", interrupt_vectors=64, traces=("vm_state_notify", "apic_deliver_irq")
+        ),
+        Binary(),
+        False,
+    ),
     "q35-10.0-everything": (
         MachineSpec(
             machine="pc-q35-10.0",
