@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from harness.checks.precondition import CHECK as PRECONDITION
-from harness.model.interrupts import At, Held, InterruptStory, Moment, Received, Sighting, Source, SourceKind
+from harness.model.interrupts import (
+    At,
+    Held,
+    InterruptStory,
+    Moment,
+    Received,
+    Sighting,
+    Source,
+    SourceFlag,
+    SourceKind,
+)
 from harness.model.verdict import Finding, Verdict
 
 EXACTLY_ONCE = "irq/exactly-once"
@@ -119,9 +129,9 @@ def _overtaken(story: InterruptStory) -> Iterator[Finding]:
 
 def _disordered(story: InterruptStory) -> Iterator[Finding]:
     """Interrupts that were pending together on one vCPU when it was let go are served by priority."""
-    if not story.descending:
+    if not (story.descending or story.by_priority):
         return
-    together = {held.id for held in story.planned if held.at is At.PENDING}
+    together = {held.id for held in story.planned if held.at is At.PENDING and not _is_masked(story, held)}
     for vcpu in sorted({source.vcpu for source in story.sources}):
         served = [
             record
@@ -133,9 +143,21 @@ def _disordered(story: InterruptStory) -> Iterator[Finding]:
             and not _is_legacy(story, record)
         ]
         for before, after in pairwise(served):
-            if after.vector > before.vector:
+            if _rank(story, after) < _rank(story, before):
                 detail = f"{after.vector:#x} was served after {before.vector:#x}, and both were pending"
                 yield _finding(DELIVERY, "order", f"vCPU {vcpu}", detail)
+
+
+def _is_masked(story: InterruptStory, held: Held) -> bool:
+    """Masked ones are let go one by one."""
+    source = story.source(held.id)
+    return story.by_priority and source is not None and SourceFlag.MASKED in source.flags
+
+
+def _rank(story: InterruptStory, record: Received) -> int:
+    """Who has less of it is served first."""
+    source = story.source(record.id)
+    return source.priority if story.by_priority and source else -record.vector
 
 
 def _is_legacy(story: InterruptStory, record: Received) -> bool:

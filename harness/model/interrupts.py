@@ -212,6 +212,8 @@ class InterruptStory:
     ticks_per_s: float = 0.0
     descending: bool = False
     """Whether a larger number is served first (x86_64 vectors)."""
+    by_priority: bool = False
+    """Whether a smaller priority of the source is served first (Arm's GIC)."""
     moments: Mapping[str, float] = field(default_factory=dict)
     """Monotonic times of the move: stopped, saved, loaded, running."""
 

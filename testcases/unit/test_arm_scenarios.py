@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -10,7 +11,20 @@ import pytest
 from harness.cases.interrupts import arm_scenarios as scenarios
 from harness.cases.interrupts.known_defects import RESIDENT_VLPI, SPI_OF_ANOTHER, with_explanation
 from harness.cases.interrupts.scenario import Scenario
-from harness.model.interrupts import VPE, At, Hold, Moment, SourceFlag, SourceKind
+from harness.checks.interrupts import check_delivery
+from harness.model.interrupts import (
+    VPE,
+    At,
+    Hold,
+    InterruptStory,
+    Moment,
+    Raised,
+    Received,
+    Source,
+    SourceFlag,
+    SourceKind,
+    held_of,
+)
 from harness.model.verdict import Finding
 
 SEEDS = range(200)
@@ -88,3 +102,35 @@ def test_a_known_defect_is_told_for_its_versions_only() -> None:
         assert ("arm_gicv3_post_load" in told.remedy) == is_known
     (other,) = with_explanation([finding], (RESIDENT_VLPI,), "7.2.22")
     assert other == finding
+
+
+def served(*order: Source, **more: object) -> list[tuple[str, str]]:
+    """What is said of sources that pended together and were served in this order."""
+    story = InterruptStory(
+        sources=order,
+        raised=tuple(Raised(id=one.id, number=1, moment=Moment.BEFORE) for one in order),
+        received=tuple(
+            Received(order=at, ticks=at, id=one.id, number=1, vcpu=one.vcpu, vector=one.number, delivery=1)
+            for at, one in enumerate(order, 1)
+        ),
+        planned=held_of(order, At.PENDING),
+        by_priority=True,
+        **more,  # type: ignore[arg-type]  # names of fields
+    )
+    return [(finding.kind, finding.where) for finding in check_delivery(story)]
+
+
+FIRST = Source(id=64, kind=SourceKind.ITS_LPI, vcpu=1, number=8896, priority=0x48)
+SAME = Source(id=65, kind=SourceKind.SOFTWARE, vcpu=1, number=210, priority=0x48)
+LAST = Source(id=0, kind=SourceKind.DOORBELL, vcpu=1, number=8192, priority=0x80)
+
+
+def test_a_gic_serves_by_priority_and_equals_in_any_order() -> None:
+    assert served(FIRST, SAME, LAST) == []
+    assert served(SAME, FIRST, LAST) == []
+    assert served(LAST, FIRST, SAME) == [("order", "vCPU 1")]
+
+
+def test_other_vcpus_and_what_was_masked_are_served_when_they_are_let() -> None:
+    assert served(LAST, replace(FIRST, vcpu=0)) == []
+    assert served(LAST, replace(FIRST, flags=SourceFlag.MASKED)) == []

@@ -34,6 +34,8 @@ class Controllers:
     """What a translation service in guest memory makes of devices' events; None where there is none."""
     descending: bool = False
     """Whether a larger number is served first."""
+    by_priority: bool = False
+    """Whether a smaller priority is."""
 
 
 CONTROLLERS: Mapping[Arch, Controllers] = MappingProxyType(
@@ -47,6 +49,7 @@ CONTROLLERS: Mapping[Arch, Controllers] = MappingProxyType(
             at_source=arm_monitor.look_at_source,
             in_memory=arm_monitor.held_in_memory,
             translations=arm_monitor.translations_of,
+            by_priority=True,
         ),
     }
 )

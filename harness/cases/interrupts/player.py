@@ -288,5 +288,7 @@ class Player:
             ticks_per_s=self.ticks_per_s,
             after_move=frozenset(source.id for source in self.sources if source.is_periodic),
             descending=self.controllers.descending,
+            # What hardware delivers comes one by one when the vCPUs run.
+            by_priority=self.controllers.by_priority and not self.scenario.forwarded,
             moments=dict(self.moments),
         )
