@@ -15,7 +15,7 @@ from testcases.conftest import NEWER_ARM_QEMU, Player
 pytestmark = pytest.mark.vm
 
 CASES = ("lpi-pending", "lpi-moved", "gic-lines", "vlpi-pending", "gic-reset", "vlpi-forwarding")
-SHARED = ("storm", "hlt-wake")
+SHARED = ("storm",)
 CHECKS = {"irq/its-tables", "irq/pending", "irq/exactly-once", "irq/delivery", "irq/handler-order", "precondition"}
 
 
