@@ -163,6 +163,14 @@ def test_what_is_wrong_is_said(story: InterruptStory, finds: set[tuple[str, str]
         pytest.param(replace(STORY, planned=frozenset(), queued=()), id="nothing under way"),
         pytest.param(replace(STORY, planned=frozenset({Held(0, 1, At.IN_SERVICE)})), id="not where it should be"),
         pytest.param(replace(STORY, sightings=()), id="nobody looked"),
+        pytest.param(
+            replace(
+                STORY,
+                planned=frozenset({Held(0, 1, At.DEVICE)}),
+                sightings=(Sighting(witness="source", held=frozenset(), sees=frozenset({At.PENDING})),),
+            ),
+            id="nobody could see it",
+        ),
     ],
 )
 def test_a_case_about_nothing_is_an_error(story: InterruptStory) -> None:
