@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from harness.cases.protection_settings import ProcessorPace, ProtectionSettings
+from harness.confidential.soft.channel.hypercall_server import HypercallServer
 from harness.confidential.soft.flavour import Flavour
-from harness.confidential.soft.hypercall_server import HypercallServer
+from harness.confidential.soft.host.platform import SoftPlatform
+from harness.confidential.soft.host.vm_protection import VmProtection
 from harness.confidential.soft.options import SOFT_C_BIT, HostOptions
-from harness.confidential.soft.platform import SoftPlatform
-from harness.confidential.soft.policy import ApiVersion
-from harness.confidential.soft.status import CommandRefusedError
-from harness.confidential.soft.timing import AMD_SINGLE, ProcessorSpeed
-from harness.confidential.soft.vm_protection import VmProtection
+from harness.confidential.soft.processor.policy import ApiVersion
+from harness.confidential.soft.processor.status import CommandRefusedError
+from harness.confidential.soft.processor.timing import AMD_SINGLE, ProcessorSpeed
 from harness.model.address_map import AddressMap
 from harness.model.errors import BlockedError, HarnessError
 from harness.model.guest import RamLayout

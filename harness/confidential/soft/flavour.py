@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from harness.confidential.soft.policy import ApiVersion, Policy, PolicyFlag
+from harness.confidential.soft.processor.policy import ApiVersion, Policy, PolicyFlag
 from harness.model.errors import UsageError
 
 

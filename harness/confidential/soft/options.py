@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.confidential.soft.policy import ApiVersion
+from harness.confidential.soft.processor.policy import ApiVersion
 from harness.model.memory import GpaRange
 
 SOFT_C_BIT = 1 << 58

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.checks.stale_lines import check_stale_lines
-from harness.confidential.soft.cache import Caches
-from harness.confidential.soft.flushing import FlushFault, FlushRules
-from harness.confidential.soft.line_origin import origins
-from harness.confidential.soft.line_views import SHARED, LineView
-from harness.confidential.soft.written_lines import WrittenLines
+from harness.confidential.soft.caches.cache import Caches
+from harness.confidential.soft.caches.flushing import FlushFault, FlushRules
+from harness.confidential.soft.caches.line_origin import origins
+from harness.confidential.soft.caches.line_views import SHARED, LineView
+from harness.confidential.soft.caches.written_lines import WrittenLines
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
 from harness.model.verdict import Finding
 from harness.vm.ram import SharedRam

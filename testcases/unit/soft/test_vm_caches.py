@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from harness.checks.stale_lines import check_stale_lines
-from harness.confidential.soft.flushing import FlushFault
-from harness.confidential.soft.line_views import SHARED, LineView
-from harness.confidential.soft.memory_encryption import VEK_BYTES, MemoryCipher
-from harness.confidential.soft.vm_caches import Key, VmCaches
+from harness.confidential.soft.caches.flushing import FlushFault
+from harness.confidential.soft.caches.line_views import SHARED, LineView
+from harness.confidential.soft.caches.vm_caches import Key, VmCaches
+from harness.confidential.soft.processor.memory_encryption import VEK_BYTES, MemoryCipher
 from harness.model.address_map import AddressMap
 from harness.model.guest import RamLayout
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
