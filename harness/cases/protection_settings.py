@@ -64,6 +64,8 @@ class ProtectionSettings(BaseModel):
     refuses_conversion: int = Field(default=0, ge=0)
     """The host refuses this conversion of the guest's workload, counted from 1; 0 refuses none."""
     pace: ProcessorPace = ProcessorPace.INSTANT
+    caches: bool = False
+    """Caches that are not coherent between views of memory are played: a missing flush hurts."""
 
     @property
     def forbidden_by(self) -> str:

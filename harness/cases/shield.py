@@ -66,11 +66,13 @@ class Shield:
         )
         addresses = AddressMap.of(layout_of(vm))
         if incoming:
-            protection = platform.expect(vm.ram.buffer, addresses, vcpus=vm.spec.vcpus)
+            protection = platform.expect(vm.ram.buffer, addresses, vcpus=vm.spec.vcpus, extents=vm.ram.data_extents)
         else:
             policy = self.flavour.policy(settings.policy, minimum_api=settings.minimum_api)
             try:
-                protection = platform.launch(vm.ram.buffer, addresses, policy=policy, vcpus=vm.spec.vcpus)
+                protection = platform.launch(
+                    vm.ram.buffer, addresses, policy=policy, vcpus=vm.spec.vcpus, extents=vm.ram.data_extents
+                )
             except CommandRefusedError as refusal:
                 raise BlockedError(f"{vm.role}: the secure processor does not launch it: {refusal}") from refusal
         server = HypercallServer(vm.hypercalls, protection.hypercall)
@@ -96,6 +98,7 @@ class Shield:
             offers_migration=settings.offers_migration,
             answers_retry=settings.answers_retry,
             refuses_conversion=settings.refuses_conversion,
+            caches=settings.caches,
         )
         if not incoming:
             return own

@@ -23,6 +23,11 @@ class Flavour:
     version: ApiVersion
     """Of the firmware's interface. Ours, it only has to be one that a policy can be above or below."""
 
+    @property
+    def tells_of_resets(self) -> bool:
+        """QEMU issues PRE_SYSTEM_RESET and POST_SYSTEM_RESET: Hygon's series, which also has the batches."""
+        return self.batches
+
     def policy(self, words: Iterable[str] = (), *, minimum_api: str = "0.0") -> Policy:
         """A guest's policy here: names of :class:`PolicyFlag` in any case, ES as the flavour is; ``major.minor``.
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.confidential.soft.caches.dirty_copies import DirtyCopies, Flags
+from harness.confidential.soft.caches.dirty_copies import DirtyCopies, Flags, Gone, Slots
 from harness.confidential.soft.caches.line_views import LineView, MemoryEngine
 from harness.confidential.soft.caches.written_lines import Contents, Extents, Lines, WrittenLines
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE
 
-CAPACITY_LINES = 1 << 16
-"""Dirty lines of one view on one CPU: 4 MiB. More is written back at once, so that big guests cost no more."""
+CAPACITY_LINES = 1 << 14
+"""Dirty lines of one view on one CPU: 1 MiB, an L2 cache. More is written back at once: big guests cost no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Caches:
         self._written = WrittenLines(ram, extents)
         self._views = [view]
         self._page_views = np.zeros(-(-len(ram) // (LINES_PER_PAGE * LINE_SIZE)), dtype=np.uint8)
-        self._copies = DirtyCopies()
+        self._copies = DirtyCopies(len(ram) // LINE_SIZE)
         self._capacity = capacity_lines * cpus
 
     @property
@@ -70,7 +70,13 @@ class Caches:
         """Lines with a dirty copy of *view*, ascending."""
         if view not in self._views:
             return np.empty(0, dtype=np.int64)
-        return np.sort(self._copies.lines[self._copies.views == self._views.index(view)])
+        return np.sort(self._copies.lines(self._copies.of_view(self._views.index(view))))
+
+    def pages_not_of(self, view: LineView, start_page: int, end_page: int) -> list[tuple[int, int]]:
+        """Runs of these RAM pages that are used through another view, as half-open spans."""
+        other = self._page_views[start_page:end_page] != self._number(view)
+        edges = np.flatnonzero(np.diff(other, prepend=False, append=False)) + start_page
+        return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
     # What guest, host and firmware do
 
@@ -91,8 +97,12 @@ class Caches:
         looked at. How many lines that were.
         """
         looked = self.look(start_page, end_page)
-        self._page_views[start_page:end_page] = self._number(view)
+        self.use(view, start_page, end_page)
         return looked
+
+    def use(self, view: LineView, start_page: int = 0, end_page: int | None = None) -> None:
+        """The same of pages that were looked at just now: what others write meanwhile is not of the old view."""
+        self._page_views[start_page:end_page] = self._number(view)
 
     def overwrite(self, start_page: int = 0, end_page: int | None = None) -> None:
         """Memory was changed below the caches, by the secure processor: every older copy of these pages is stale."""
@@ -108,8 +118,10 @@ class Caches:
 
     def wbinvd_before_newest(self, cpus: Collection[int] | None = None) -> WriteBack:
         """The same, run before anything was written that nobody has looked at: that is dirty afterwards."""
-        copies = self._copies
-        return self._write_back(np.isin(copies.cpus, list(range(self.cpus) if cpus is None else cpus)))
+        slots = self._copies.every()
+        if cpus is not None:
+            slots = slots[np.isin(self._copies.cpus(slots), list(cpus))]
+        return self._write_back(slots)
 
     def clflush(self, view: LineView, start_line: int, end_line: int) -> WriteBack:
         """CLFLUSH of each line in [start, end) through a mapping of *view*, which leaves other views' copies alone."""
@@ -118,15 +130,13 @@ class Caches:
 
     def clflush_before_newest(self, view: LineView, start_line: int, end_line: int) -> WriteBack:
         """The same, run before anything was written that nobody has looked at."""
-        copies = self._copies
-        inside = (copies.lines >= start_line) & (copies.lines < end_line)
-        return self._write_back(inside & (copies.views == self._number(view)))
+        return self._write_back(self._copies.within(self._number(view), start_line, end_line))
 
     def evict_some(self) -> WriteBack:
         """Some time passes: a random share of what is dirty is written back, in random order."""
         self.look()
-        share = self._rng.random()
-        return self._write_back(self._rng.random(len(self._copies)) < share)
+        share, slots = self._rng.random(), self._copies.every()
+        return self._write_back(slots[self._rng.random(len(slots)) < share])
 
     # The rest
 
@@ -135,43 +145,53 @@ class Caches:
             self._views.append(view)
         return self._views.index(view)
 
-    def _store(self, lines: Lines) -> Flags:
-        """*lines* were written through their pages' views. Which of the copies from before were not written anew."""
+    def _store(self, lines: Lines) -> Slots:
+        """*lines* were written through their pages' views: the slots of their copies."""
+        if not len(lines):
+            return np.empty(0, dtype=np.int64)
         pages = lines // LINES_PER_PAGE
         views = self._page_views[pages]
-        kept = self._copies.drop(lines, views)
         of_page = np.cumsum(np.diff(pages, prepend=-1) != 0) - 1
-        cpus = self._rng.integers(self.cpus, size=int(of_page.max(initial=-1)) + 1, dtype=np.uint8)[of_page]
-        for number in np.unique(views):
+        cpus = self._rng.integers(self.cpus, size=int(of_page[-1]) + 1, dtype=np.uint8)[of_page]
+        stored = []
+        for number in np.flatnonzero(np.bincount(views)).tolist():
             rows = np.flatnonzero(views == number)
             if len(rows) > self._capacity:
-                rows = np.sort(self._rng.choice(rows, self._capacity, replace=False))
-            self._copies.add(lines[rows], views[rows], cpus[rows], self._written.contents(lines[rows]))
-        return kept
+                chosen = np.zeros(len(rows), dtype=np.bool_)
+                chosen[self._rng.choice(len(rows), self._capacity, replace=False)] = True
+                # What does not fit went to memory at once, and is newer than what the caches had of it.
+                self._copies.drop(number, lines[rows[~chosen]])
+                rows = rows[chosen]
+            contents = self._written.contents(lines[rows])
+            stored.append(self._copies.store(number, lines[rows], cpus[rows], contents))
+        return np.concatenate(stored)
 
     def _make_room(self) -> None:
         """What does not fit is written back: of each view only copies that do no harm."""
         copies = self._copies
         if len(copies) <= self._capacity:
             return
-        is_right = (copies.views == self._page_views[copies.lines // LINES_PER_PAGE]) & ~copies.stale
-        leaves = np.zeros(len(copies), dtype=np.bool_)
         for number in range(len(self._views)):
-            of_view = copies.views == number
-            excess = int(np.count_nonzero(of_view)) - self._capacity
-            rows = np.flatnonzero(of_view & is_right)
-            if excess > 0:
-                leaves[self._rng.choice(rows, min(excess, len(rows)), replace=False)] = True
-        copies.take(leaves, self._rng)
+            excess = copies.count(number) - self._capacity
+            if excess <= 0:
+                continue
+            slots = copies.of_view(number)
+            is_right = (self._page_views[copies.lines(slots) // LINES_PER_PAGE] == number) & ~copies.stale(slots)
+            slots = slots[is_right]
+            copies.take(self._rng.choice(slots, min(excess, len(slots)), replace=False), self._rng)
 
-    def _write_back(self, leaves: Flags) -> WriteBack:
+    def _write_back(self, slots: Slots) -> WriteBack:
+        copies = self._copies
         # Where the guest has written since the last look, the newer content is in a cache and stays there.
-        kept = self._store(self._written.take_some(np.unique(self._copies.lines[leaves])))
-        still = np.zeros(len(self._copies), dtype=np.bool_)
-        still[: np.count_nonzero(kept)] = leaves[kept]
-        return self._fall(self._copies.take(still, self._rng))
+        lines, views = copies.lines(slots), copies.views(slots)
+        newer = self._written.take_some(_each_once(lines))
+        if len(newer):
+            self._store(newer)
+            written_anew = np.isin(lines, newer) & (views == self._page_views[lines // LINES_PER_PAGE])
+            slots = slots[~written_anew]
+        return self._fall(copies.take(slots, self._rng))
 
-    def _fall(self, gone: DirtyCopies) -> WriteBack:
+    def _fall(self, gone: Gone) -> WriteBack:
         """*gone* were written back in their order."""
         now = self._page_views[gone.lines // LINES_PER_PAGE]
         is_right = (gone.views == now) & ~gone.stale
@@ -193,11 +213,18 @@ class Caches:
         return WriteBack(lines=len(gone), fallen=lines[is_new], fallen_from=fallen_from)
 
 
+def _each_once(lines: Lines) -> Lines:
+    """Ascending. Several times as fast as numpy.unique, which hashes."""
+    ordered = np.sort(lines)
+    once: Lines = ordered[np.diff(ordered, prepend=-1) != 0]
+    return once
+
+
 def _last_of_each(lines: Lines) -> Flags:
     """Which entries are the last of their line: what is written back last, stays."""
-    is_last = np.zeros(len(lines), dtype=np.bool_)
-    _, from_the_end = np.unique(lines[::-1], return_index=True)
-    is_last[len(lines) - 1 - from_the_end] = True
+    order = np.argsort(lines, kind="stable")
+    is_last = np.ones(len(lines), dtype=np.bool_)
+    is_last[order[:-1]] = np.diff(lines[order]) != 0
     return is_last
 
 

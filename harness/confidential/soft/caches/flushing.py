@@ -5,44 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 
 from harness.confidential.soft.caches.cache import Caches, WriteBack
 from harness.confidential.soft.caches.line_views import SHARED, LineView
 from harness.model.memory import LINES_PER_PAGE
+from harness.model.soft_fault import SoftFault
 
 Cpus = Collection[int]
-
-
-class FlushFault(StrEnum):
-    """Ways to get it wrong."""
-
-    SKIPPED = "kvm-flush-skipped"
-    ONE_CPU = "kvm-flush-one-cpu"
-    BEFORE_LAST_WRITE = "kvm-flush-before-last-write"
-    WRONG_VIEW = "kvm-flush-wrong-view"
-    LINE_SHORT = "kvm-flush-line-short"
-
-
-def _wbinvd(caches: Caches, cpus: Cpus) -> WriteBack:
-    return caches.wbinvd(cpus)
-
-
-def _wbinvd_too_early(caches: Caches, cpus: Cpus) -> WriteBack:
-    return caches.wbinvd_before_newest(cpus)
-
-
-def _no_wbinvd(_caches: Caches, _cpus: Cpus) -> WriteBack:
-    return NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushRules:
     """How one kernel flushes. Its default is complete."""
 
-    everything: Callable[[Caches, Cpus], WriteBack] = _wbinvd
     cpus: Callable[[int], Cpus] = range
     """Which of so many CPUs WBINVD runs on."""
     flushes_ranges: bool = True
@@ -53,7 +30,7 @@ class FlushRules:
     lines_short: int = 0
 
     @classmethod
-    def of(cls, faults: AbstractSet[FlushFault]) -> FlushRules:
+    def of(cls, faults: AbstractSet[SoftFault]) -> FlushRules:
         """The rules of a kernel with *faults*."""
         rules = cls()
         for fault, change in _FAULTY.items():
@@ -62,12 +39,12 @@ class FlushRules:
         return rules
 
 
-_FAULTY: Mapping[FlushFault, Callable[[FlushRules], FlushRules]] = {
-    FlushFault.ONE_CPU: lambda rules: replace(rules, cpus=lambda _count: (0,)),
-    FlushFault.BEFORE_LAST_WRITE: lambda rules: replace(rules, everything=_wbinvd_too_early, newest_first=False),
-    FlushFault.WRONG_VIEW: lambda rules: replace(rules, mapping=lambda _old, new: new),
-    FlushFault.LINE_SHORT: lambda rules: replace(rules, lines_short=1),
-    FlushFault.SKIPPED: lambda rules: replace(rules, everything=_no_wbinvd, flushes_ranges=False),
+_FAULTY: Mapping[SoftFault, Callable[[FlushRules], FlushRules]] = {
+    SoftFault.FLUSH_ONE_CPU: lambda rules: replace(rules, cpus=lambda _count: (0,)),
+    SoftFault.FLUSH_BEFORE_LAST_WRITE: lambda rules: replace(rules, newest_first=False),
+    SoftFault.FLUSH_WRONG_VIEW: lambda rules: replace(rules, mapping=lambda _old, new: new),
+    SoftFault.FLUSH_LINE_SHORT: lambda rules: replace(rules, lines_short=1),
+    SoftFault.FLUSH_SKIPPED: lambda rules: replace(rules, cpus=lambda _count: (), flushes_ranges=False),
 }
 
 NOTHING = WriteBack(lines=0, fallen=np.empty(0, dtype=np.int64), fallen_from=())
@@ -83,15 +60,30 @@ class HostFlush:
         self._caches, self._rules = caches, rules or FlushRules()
 
     def everything(self) -> WriteBack:
-        """WBINVD on all CPUs: a reset (KVM_CONTROL_VCPU_POST_SYSTEM_RESET), the end of a VM, an ASID used again."""
-        rules = self._rules
-        return rules.everything(self._caches, rules.cpus(self._caches.cpus))
+        """WBINVD on all CPUs: a reset (KVM_CONTROL_VCPU_POST_SYSTEM_RESET), the end of a VM, an ASID used again.
+
+        Whatever is flushed, all that was written so far has been looked at afterwards.
+        """
+        rules, caches = self._rules, self._caches
+        if rules.newest_first:
+            caches.look()
+        done = caches.wbinvd_before_newest(rules.cpus(caches.cpus))
+        if not rules.newest_first:
+            caches.look()
+        return done
 
     def pages(self, start_page: int, end_page: int, *, old: LineView, new: LineView = SHARED) -> WriteBack:
-        """CLFLUSH of each line of these RAM pages, which *old* wrote and *new* will use: a conversion, a receive."""
-        rules = self._rules
-        if not rules.flushes_ranges:
-            return NOTHING
-        start, end = start_page * LINES_PER_PAGE, end_page * LINES_PER_PAGE - rules.lines_short
-        flush = self._caches.clflush if rules.newest_first else self._caches.clflush_before_newest
-        return flush(rules.mapping(old, new), start, end)
+        """CLFLUSH of each line of these RAM pages, which *old* wrote and *new* will use: a conversion, a receive.
+
+        Whatever is flushed, what was written there so far has been looked at afterwards.
+        """
+        rules, caches = self._rules, self._caches
+        if rules.newest_first:
+            caches.look(start_page, end_page)
+        done = NOTHING
+        if rules.flushes_ranges:
+            start, end = start_page * LINES_PER_PAGE, end_page * LINES_PER_PAGE - rules.lines_short
+            done = caches.clflush_before_newest(rules.mapping(old, new), start, end)
+        if not rules.newest_first:
+            caches.look(start_page, end_page)
+        return done

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from harness.confidential.soft.caches.cache import CAPACITY_LINES, Caches, WriteBack
-from harness.confidential.soft.caches.flushing import FlushFault, FlushRules, HostFlush
+from harness.confidential.soft.caches.flushing import FlushRules, HostFlush
 from harness.confidential.soft.caches.line_origin import Known, LineOrigin, origins
 from harness.confidential.soft.caches.line_views import SHARED, LineView, MemoryEngine
 from harness.confidential.soft.caches.written_lines import Contents, Extents, Lines
 from harness.confidential.soft.processor.memory_encryption import MemoryCipher
 from harness.model.address_map import AddressMap
-from harness.model.page_map import Conversion
+from harness.model.page_map import Conversion, PageMap
+from harness.model.soft_fault import SoftFault
 
 Key = Callable[[], MemoryCipher]
 
@@ -30,7 +31,7 @@ class VmCaches:
         key: Key,
         cpus: int,
         seed: int,
-        faults: AbstractSet[FlushFault] = frozenset(),
+        faults: AbstractSet[SoftFault] = frozenset(),
         extents: Extents | None = None,
         capacity_lines: int = CAPACITY_LINES,
     ) -> None:
@@ -53,23 +54,31 @@ class VmCaches:
         )
         self._flush = HostFlush(self._caches, FlushRules.of(faults))
 
-    def convert(self, conversion: Conversion) -> None:
-        """A conversion, before its guest is answered: the old view is flushed. A refused one does nothing.
+    def arrive(self, page_map: PageMap) -> None:
+        """The VM came in by a migration with this map; nothing of what was received is dirty."""
+        self._caches.overwrite()
+        for start, end in page_map.shared.ranges():
+            self._caches.use(SHARED, start, end)
 
-        The vCPU stands still; only its own pages can be written back to, and those of earlier damage.
+    def convert(self, conversion: Conversion) -> None:
+        """A conversion, before its guest is answered: of pages whose view changes the old one is flushed.
+
+        A refused one does nothing. The vCPU stands still; only its own pages can be written back to, and those of
+        earlier damage.
         """
         if not conversion.took_effect:
             return
         old, new = (SHARED, self.private) if conversion.is_private else (self.private, SHARED)
         first = conversion.gpa >> 12
-        for start, end in self._addresses.ram_spans(first, first + conversion.pages):
-            self._note(self._flush.pages(start, end, old=old, new=new))
-            self._caches.switch(new, start, end)
+        for low, high in self._addresses.ram_spans(first, first + conversion.pages):
+            for start, end in self._caches.pages_not_of(new, low, high):
+                self._note(self._flush.pages(start, end, old=old, new=new))
+                self._caches.use(new, start, end)
 
     def reset(self) -> None:
         """POST_SYSTEM_RESET: everything is flushed, and all memory is private again. The VM must not run."""
         self._note(self._flush.everything())
-        self._caches.switch(self.private)
+        self._caches.use(self.private)
 
     def renew(self, asid: int, key: Key) -> None:
         """The same where the guest gets a new context: another ASID, or the same with another key."""
@@ -78,7 +87,7 @@ class VmCaches:
         self._engine.load(self.private, key)
         if self.private not in self._seen_views:
             self._seen_views.append(self.private)
-        self._caches.switch(self.private)
+        self._caches.use(self.private)
 
     def time_passes(self) -> None:
         """Some of what is dirty is written back. The VM must not run."""

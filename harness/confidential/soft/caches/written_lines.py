@@ -28,7 +28,7 @@ class WrittenLines:
     """The snapshot of one VM's memory. Costs as much memory as the guest uses. One caller at a time."""
 
     def __init__(self, ram: Contents, extents: Extents | None = None) -> None:
-        """Memory as it is now counts as looked at. *extents* spares the rest, which is not even read."""
+        """Memory as it is now counts as looked at. *extents* spares the rest, which is not even read as a whole."""
         if len(ram) % LINE_SIZE:
             raise ValueError(f"{len(ram)} bytes are no whole number of lines")
         self._ram = ram
@@ -73,8 +73,9 @@ class WrittenLines:
         return start, end
 
     def _within(self, start: int, end: int) -> Iterable[tuple[int, int]]:
-        """Chunks of the extents that lie in [start, end)."""
-        for low, high in self._extents():
+        """Chunks of [start, end) that may hold anything. To ask for extents takes long: of a part all is read."""
+        is_whole = start == 0 and end == len(self._ram)
+        for low, high in self._extents() if is_whole else ((start, end),):
             last = min(high, end)
             for chunk in range(max(low, start), last, _CHUNK_BYTES):
                 yield chunk, min(chunk + _CHUNK_BYTES, last)

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.confidential.soft.caches.written_lines import Extents
 from harness.confidential.soft.flavour import Flavour
 from harness.confidential.soft.host.vm_protection import VmProtection
 from harness.confidential.soft.options import HostOptions
@@ -76,24 +77,42 @@ class SoftPlatform:
         return _LAST_ASID - len(self._processor.asids.owners)
 
     def launch(
-        self, ram: Contents, addresses: AddressMap, *, policy: Policy, vcpus: int, image: bytes = b""
+        self,
+        ram: Contents,
+        addresses: AddressMap,
+        *,
+        policy: Policy,
+        vcpus: int,
+        image: bytes = b"",
+        extents: Extents | None = None,
     ) -> VmProtection:
         """A new guest, LAUNCH_START to LAUNCH_FINISH: all private, and blocked from migration until it says READY.
 
         *image* is what is measured, from RAM page 0 on, filled up to whole pages. CommandRefusedError POLICY_FAILURE
-        for a policy that asks for newer firmware, RESOURCE_LIMIT without a free ASID.
+        for a policy that asks for newer firmware, RESOURCE_LIMIT without a free ASID. *extents* tells which memory
+        was ever written.
         """
         guest = ProcessorGuest(self._processor)
         padded = np.frombuffer(image + bytes(-len(image) % PAGE_SIZE), dtype=np.uint8).reshape(-1, PAGE_SIZE)
         guest.launch(policy, image=padded, vcpus=vcpus)
-        return self._protect(guest, ram, addresses, vcpus, is_launched=True)
+        return self._protect(guest, ram, addresses, vcpus, is_launched=True, extents=extents)
 
-    def expect(self, ram: Contents, addresses: AddressMap, *, vcpus: int) -> VmProtection:
+    def expect(
+        self, ram: Contents, addresses: AddressMap, *, vcpus: int, extents: Extents | None = None
+    ) -> VmProtection:
         """A guest that is to arrive (``-incoming``): nothing is launched, RECEIVE_START comes by the wire."""
-        return self._protect(ProcessorGuest(self._processor), ram, addresses, vcpus, is_launched=False)
+        guest = ProcessorGuest(self._processor)
+        return self._protect(guest, ram, addresses, vcpus, is_launched=False, extents=extents)
 
     def _protect(
-        self, guest: ProcessorGuest, ram: Contents, addresses: AddressMap, vcpus: int, *, is_launched: bool
+        self,
+        guest: ProcessorGuest,
+        ram: Contents,
+        addresses: AddressMap,
+        vcpus: int,
+        *,
+        is_launched: bool,
+        extents: Extents | None,
     ) -> VmProtection:
         self._protections += 1
         return VmProtection(
@@ -107,4 +126,5 @@ class SoftPlatform:
             addresses=addresses,
             vcpus=vcpus,
             is_launched=is_launched,
+            extents=extents,
         )

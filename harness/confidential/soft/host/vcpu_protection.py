@@ -16,6 +16,7 @@ from harness.confidential.soft.channel import ghcb, mmio_device
 from harness.confidential.soft.channel.ghcb import Exit, Ghcb, GhcbError, GhcbRefusedError
 from harness.confidential.soft.channel.hypercalls import HypercallReply, ReplyFlag
 from harness.model.protection import FIRST_SIPI_RECEIVED, GHCB_PAGE_MAPPED, VcpuProtection
+from harness.model.reset import VcpuAtReset
 from harness.model.soft_fault import SoftFault
 
 _FLAGS = GHCB_PAGE_MAPPED | FIRST_SIPI_RECEIVED
@@ -50,6 +51,10 @@ class VcpuState:
     """An AP that asks for something has been started."""
     is_held: bool = False
     """KVM_MP_STATE_AP_RESET_HOLD."""
+    is_protected: bool = False
+    """guest_state_protected: KVM neither shows nor takes its registers."""
+    took_registers: bool = True
+    """Whether KVM took what QEMU wrote of its registers at the latest reset."""
     aux: dict[str, int] = field(default_factory=dict)
     vmsa_sha256: str = ""
 
@@ -69,10 +74,15 @@ class VcpuBank:
         read: Callable[[int], bytes | None],
         c_bit: int,
         faults: AbstractSet[SoftFault] = frozenset(),
+        is_protected: bool = True,
     ) -> None:
-        """*read* gives a page of guest memory as the host reads it, None where no RAM is; *c_bit* is the number."""
+        """*read* gives a page of guest memory as the host reads it, None where no RAM is; *c_bit* is the number.
+
+        *is_protected*: of a guest with encrypted vCPU state.
+        """
         self._read, self._c_bit, self._faults = read, c_bit, faults
-        self._states = [VcpuState() for _ in range(vcpus)]
+        self._is_es = is_protected
+        self._states = [VcpuState(is_protected=is_protected) for _ in range(vcpus)]
 
     def __contains__(self, vcpu: int) -> bool:
         return 0 <= vcpu < len(self._states)
@@ -130,9 +140,46 @@ class VcpuBank:
             # A page that cannot be mapped now is mapped at the next exit (receiver_ghcb_map_fail of the series).
             state.is_mapped = self._read(state.ghcb) is not None
 
+    def open_for_reset(self) -> None:
+        """PRE_SYSTEM_RESET: guest_state_protected is cleared, so that KVM takes what QEMU writes of registers."""
+        for state in self._states:
+            state.is_protected = state.is_protected and SoftFault.STATE_STAYS_PROTECTED in self._faults
+
     def reset(self) -> None:
-        """The machine was reset."""
-        self._states = [VcpuState() for _ in self._states]
+        """The vCPUs were reset, and QEMU wrote their registers."""
+        old = self._states
+        self._states = [
+            VcpuState(is_protected=state.is_protected, took_registers=not state.is_protected, had_sipi=state.had_sipi)
+            for state in old
+        ]
+        if SoftFault.GHCB_KEPT in self._faults:
+            for state, before in zip(self._states, old, strict=True):
+                state.ghcb, state.registered, state.is_mapped = before.ghcb, before.registered, before.is_mapped
+
+    def close_after_reset(self) -> None:
+        """POST_SYSTEM_RESET: guest_state_protected is set, received_first_sipi is cleared."""
+        for state in self._states:
+            state.is_protected = self._is_es and SoftFault.STATE_UNPROTECTED not in self._faults
+            state.had_sipi = state.had_sipi and SoftFault.SIPI_FLAG_KEPT in self._faults
+
+    @property
+    def are_protected(self) -> bool:
+        """Whether registers leave this host as VMSA only."""
+        return all(state.is_protected for state in self._states)
+
+    def at_reset(self) -> tuple[VcpuAtReset, ...]:
+        """All vCPUs, behind a reset."""
+        return tuple(
+            VcpuAtReset(
+                vcpu=vcpu,
+                ghcb=state.ghcb,
+                is_ghcb_mapped=state.is_mapped,
+                has_first_sipi=state.had_sipi,
+                took_registers=state.took_registers,
+                is_state_protected=state.is_protected,
+            )
+            for vcpu, state in enumerate(self._states)
+        )
 
     def snapshot(self) -> tuple[VcpuProtection, ...]:
         """All vCPUs; flags as they would travel."""

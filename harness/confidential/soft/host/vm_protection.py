@@ -9,16 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.confidential.soft.caches.line_origin import Known, LineOrigin
 from harness.confidential.soft.caches.stale_lines import StaleLines
+from harness.confidential.soft.caches.vm_caches import VmCaches
+from harness.confidential.soft.caches.written_lines import Extents, Lines
 from harness.confidential.soft.channel.hypercalls import HypercallReply, HypercallRequest
 from harness.confidential.soft.flavour import Flavour
 from harness.confidential.soft.host.guest_calls import GuestCalls
 from harness.confidential.soft.host.handshake import MigrationControl
 from harness.confidential.soft.host.incoming import Incoming
+from harness.confidential.soft.host.machine_reset import MachineReset
 from harness.confidential.soft.host.outgoing import Outgoing
 from harness.confidential.soft.host.pins import Pins
 from harness.confidential.soft.host.vcpu_protection import VcpuBank
@@ -37,14 +42,18 @@ from harness.confidential.soft.processor.processor_guest import ProcessorGuest
 from harness.confidential.soft.processor.status import CommandRefusedError, FirmwareStatus
 from harness.confidential.soft.processor.timing import AMD_SINGLE, ProcessorSpeed
 from harness.model.address_map import AddressMap
-from harness.model.page_map import PageMap
+from harness.model.page_map import Conversion, PageMap
 from harness.model.page_set import PageSet
 from harness.model.protection import ProtectionSnapshot
+from harness.model.reset import IoctlTrace, VcpuAtReset
 from harness.model.seed import Seed
 from harness.model.soft_fault import SoftFault
 
 Pages = NDArray[np.uint64]
 Contents = NDArray[np.uint8]
+
+CPUS = 4
+"""Of the host, over which the threads of all vCPUs wander: each has caches of its own."""
 
 
 class VmProtection:
@@ -63,15 +72,16 @@ class VmProtection:
         addresses: AddressMap,
         vcpus: int,
         is_launched: bool,
+        extents: Extents | None = None,
     ) -> None:
-        """*ram* is the VM's memory, ram_addr 0 first, shared with QEMU."""
+        """*ram* is the VM's memory, ram_addr 0 first, shared with QEMU; *extents* tells what of it may not be zero."""
         self.flavour = flavour
         self._faults, self._speed, self._options = faults, speed, options
         self._guest = guest
         self._lock = threading.RLock()
         self._memory = GuestMemory(ram, addresses, guest, c_bit=options.c_bit)
         self._boot_id: int | None = None
-        self._resets_ahead = 0
+        self._is_reset, self._resets_told = False, 0
         self._list = HostList(addresses, ListRules.of(faults))
         self._control = MigrationControl(faults)
         self._conversions = Conversions(
@@ -79,8 +89,15 @@ class VmProtection:
             options=options,
             scramble_key=0 if SoftFault.STALE_BACKING in faults else seed.sub("scramble") | 1,
             contents=self._memory.spans,
+            turns=self._turns,
         )
-        self._vcpus = VcpuBank(vcpus, read=self._memory.read, c_bit=options.c_bit.bit_length() - 1, faults=faults)
+        self._vcpus = VcpuBank(
+            vcpus,
+            read=self._memory.read,
+            c_bit=options.c_bit.bit_length() - 1,
+            faults=faults,
+            is_protected=flavour.is_es,
+        )
         self._calls = GuestCalls(
             options=options,
             is_es=flavour.is_es,
@@ -95,8 +112,30 @@ class VmProtection:
         does_flush = SoftFault.RECEIVE_WITHOUT_FLUSH not in faults
         stale = None if does_flush else StaleLines(ram, seed.rng("stale-lines"))
         self._in = Incoming(guest, ram, self._pins, stale)
+        self._make_caches = partial(
+            VmCaches,
+            ram,
+            addresses,
+            key=lambda: guest.memory,
+            cpus=CPUS,
+            seed=seed.sub("caches"),
+            faults=faults,
+            extents=extents,
+        )
+        self._caches: VmCaches | None = None
+        self._resets = MachineReset(
+            has_ioctls=flavour.tells_of_resets,
+            host_list=self._list,
+            control=self._control,
+            conversions=self._conversions,
+            vcpus=self._vcpus,
+            memory=self._memory,
+            caches=lambda: self._caches,
+        )
         if is_launched:
             self._control.launched()
+            if options.caches:
+                self._caches = self._make_caches(asid=guest.asid)
 
     # The guest
 
@@ -108,9 +147,52 @@ class VmProtection:
     def reset(self) -> None:
         """The machine was reset. A guest that says HELLO with another boot id resets it too; each counts once."""
         with self._lock:
-            self._resets_ahead += 1
-            if self._resets_ahead > 0:
-                self._reset()
+            if self._resets_told:
+                self._resets_told -= 1
+                return
+            self._resets.begins()
+            self._resets.ends()
+            self._is_reset = True
+
+    def reset_begins(self) -> None:
+        """PRE_SYSTEM_RESET: the VM is stopped, and about to be reset."""
+        with self._lock:
+            self._resets.begins()
+
+    def reset_ends(self) -> None:
+        """QEMU has reset the machine, which has not run since: POST_SYSTEM_RESET. Stale lines may fall into memory."""
+        with self._lock:
+            self._resets.ends()
+            self._is_reset, self._resets_told = True, 0
+
+    def reset_trace(self, since_s: float, until_s: float) -> IoctlTrace:
+        """PRE and POST as the host's kernel saw them in this span of its clock (time.time())."""
+        with self._lock:
+            return self._resets.trace(since_s, until_s, others=len(self._guest.trace.commands()))
+
+    def vcpus_at_reset(self) -> tuple[VcpuAtReset, ...]:
+        """What KVM holds of each vCPU now, behind a reset and before it runs. Empty where no vCPU is protected."""
+        with self._lock:
+            return self._vcpus.at_reset() if self.flavour.is_es else ()
+
+    # Caches, where they are played
+
+    def time_passes(self) -> None:
+        """Some dirty lines are written back. The VM must not run, and no migration of it be under way."""
+        with self._lock:
+            if self._caches:
+                self._caches.time_passes()
+
+    def line_origins(self, lines: Lines, found: Contents, *, private: bool, known: Known) -> tuple[LineOrigin, ...]:
+        """Through which views damaged *lines* (ram_addr / 64) were written; nothing where no caches are played."""
+        with self._lock:
+            return self._caches.origins(lines, found, private=private, known=known) if self._caches else ()
+
+    @property
+    def hurt_lines(self) -> int:
+        """How many lines a write-back has changed: whether a fault of the caches found a target, never a verdict."""
+        with self._lock:
+            return self._caches.hurt.total() if self._caches else 0
 
     def refuse_conversion(self, nth: int = 1) -> None:
         """Refuse the *nth* valid conversion from now on (-KVM_EFAULT), counted from 1; 0 takes it back."""
@@ -330,6 +412,9 @@ class VmProtection:
         changed = self._in.finish(self._memory.look)
         with self._lock:
             self._control.arrived()
+            if self._options.caches:
+                self._caches = self._make_caches(asid=self._guest.asid)
+                self._caches.arrive(self._list.page_map())
         return changed
 
     # The end
@@ -354,17 +439,15 @@ class VmProtection:
         with self._lock:
             self._guest.close()
 
+    def _turns(self, conversion: Conversion) -> None:
+        if self._caches:
+            self._caches.convert(conversion)
+
     def _hello(self, request: HypercallRequest) -> None:
-        if self._boot_id not in {None, request.boot_id}:
-            self._resets_ahead -= 1
-            if self._resets_ahead < 0:
-                self._reset()
+        if self._boot_id not in {None, request.boot_id} and not self._is_reset:
+            self._resets.begins()
+            self._resets.ends()
+            self._resets_told += 1
+        self._is_reset = False
         self._control.runs()
         self.know(Whereabouts(tables_gpa=request.rbx, cvm_gpa=request.rax, boot_id=request.boot_id))
-
-    def _reset(self) -> None:
-        self._list.reset()
-        self._control.reset()
-        self._vcpus.reset()
-        self._conversions.begin_anew(self._list.page_map())
-        self._memory.forget()

@@ -65,6 +65,11 @@ class ProcessorGuest:
         return self._processor.guest_status(self._handle).policy if self._handle else None
 
     @property
+    def asid(self) -> int:
+        """Its address space id; 0 when it has none."""
+        return self._processor.guest_status(self._handle).asid or 0 if self._handle else 0
+
+    @property
     def memory(self) -> MemoryCipher:
         """The memory engine with its key. CommandRefusedError INVALID_GUEST without a guest."""
         return self._processor.memory(self._handle)
