@@ -6,12 +6,13 @@ put on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.cases.protection_settings import ProcessorPace, ProtectionSettings
 from harness.confidential.soft.flavour import Flavour
 from harness.confidential.soft.hypercall_server import HypercallServer
+from harness.confidential.soft.line_origin import LineOrigin
 from harness.confidential.soft.options import SOFT_C_BIT, HostOptions
 from harness.confidential.soft.platform import SoftPlatform
 from harness.confidential.soft.policy import ApiVersion
@@ -19,9 +20,11 @@ from harness.confidential.soft.status import CommandRefusedError
 from harness.confidential.soft.timing import AMD_SINGLE, ProcessorSpeed
 from harness.confidential.soft.vm_protection import VmProtection
 from harness.model.address_map import AddressMap
+from harness.model.early import WrongLine
 from harness.model.errors import BlockedError, HarnessError
 from harness.model.guest import RamLayout
 from harness.model.machine import MachineSpec
+from harness.model.reset import IoctlTrace
 from harness.model.seed import Seed
 from harness.model.soft_fault import SOFT_FAULTS, Owner, SoftFault
 from harness.vm.vm import Vm
@@ -47,6 +50,8 @@ class Shield:
     settings: ProtectionSettings
     faults: frozenset[SoftFault]
     seed: Seed
+    plays_resets: bool = False
+    """What KVM and QEMU do around a reset is played, and what caches do meanwhile; see cases/reset_road.py."""
     _hosts: dict[str, Shielded] = field(default_factory=dict)
 
     def has(self, fault: SoftFault) -> bool:
@@ -83,6 +88,28 @@ class Shield:
         if host.server.error:
             raise HarnessError(f"{vm.role}: the platform stumbled over a hypercall: {host.server.error!r}")
         return host
+
+    def is_resettable(self, vm: Vm) -> bool:
+        """Whether QEMU resets this VM: the series does not where protected vCPUs came in, unless it is asked to."""
+        return not (self.flavour.is_es and vm.is_incoming and not self.settings.resets_arrived)
+
+    def reset_begins(self, vm: Vm) -> None:
+        """PRE_SYSTEM_RESET. *vm* stands still, its memory is as the guest left it."""
+
+    def reset_done(self, vm: Vm) -> None:
+        """POST_SYSTEM_RESET: QEMU has reset the machine, and *vm* still stands still."""
+        self.of(vm).protection.reset()
+
+    def time_passes(self, vm: Vm) -> None:
+        """Some of what is dirty in caches may be written back now. *vm* stands still."""
+
+    def reset_trace(self, vm: Vm, since_s: float, until_s: float) -> IoctlTrace | None:  # noqa: ARG002
+        """PRE and POST as the host's kernel got them, in seconds since 1970; None when nobody notes them."""
+        return None
+
+    def origins(self, vm: Vm, lines: Sequence[WrongLine]) -> tuple[LineOrigin, ...]:  # noqa: ARG002
+        """Where damaged lines come from, as far as anybody knows."""
+        return ()
 
     def uncover(self, role: str) -> None:
         """The VM is about to end: nobody answers its calls any more, and its keys are gone."""

@@ -105,4 +105,3 @@ class EarlyEvidence:
     """Of the damages, where somebody looked."""
     pended: tuple[EarlyInterrupt, ...] = field(default=())
     """What was pending just before the reboot, where that was asked for."""
-
