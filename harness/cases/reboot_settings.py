@@ -61,7 +61,7 @@ class RebootSettings(ProtectedCaseSettings):
         return devices_of(self.ways_on(arch))
 
     def protected(self) -> Self:
-        """The same for a backend that protects memory: the guest converts pages while it works, and caches are played."""
+        """The same for a backend that protects memory: the guest converts pages while it works; caches are played."""
         protection = self.protection
         if protection.conversions_per_tick == 0:
             protection = protection.model_copy(update={"conversions_per_tick": _CONVERSIONS_PER_TICK})
