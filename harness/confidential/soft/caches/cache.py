@@ -12,7 +12,7 @@ changed by write-backs, so call what writes back (it returns a WriteBack) while 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from harness.model.memory import LINE_SIZE, LINES_PER_PAGE
 
 CAPACITY_LINES = 1 << 14
 """Dirty lines of one view on one CPU: 1 MiB, an L2 cache. More is written back at once: big guests cost no more."""
+
+_NO_LINES: Lines = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,15 @@ class Caches:
 
     def clflush(self, view: LineView, start_line: int, end_line: int) -> WriteBack:
         """CLFLUSH of each line in [start, end) through a mapping of *view*, which leaves other views' copies alone."""
-        self._store(self._written.take(start_line * LINE_SIZE, end_line * LINE_SIZE))
+        number, span = self._number(view), (start_line * LINE_SIZE, end_line * LINE_SIZE)
+        slots = self._copies.within(number, start_line, end_line)
+        used = self._page_views[start_line // LINES_PER_PAGE : -(-end_line // LINES_PER_PAGE)]
+        if (used == number).all() and not self._copies.stale(slots).any():
+            # All of it is right: what was written last need not go through the caches to be in memory.
+            self._written.adopt(*span)
+            self._copies.release(slots)
+            return WriteBack(lines=len(slots), fallen=_NO_LINES, fallen_from=())
+        self._store(self._written.take(*span))
         return self.clflush_before_newest(view, start_line, end_line)
 
     def clflush_before_newest(self, view: LineView, start_line: int, end_line: int) -> WriteBack:
@@ -178,18 +188,23 @@ class Caches:
             slots = copies.of_view(number)
             is_right = (self._page_views[copies.lines(slots) // LINES_PER_PAGE] == number) & ~copies.stale(slots)
             slots = slots[is_right]
-            copies.take(self._rng.choice(slots, min(excess, len(slots)), replace=False), self._rng)
+            copies.release(self._rng.choice(slots, min(excess, len(slots)), replace=False))
 
     def _write_back(self, slots: Slots) -> WriteBack:
-        copies = self._copies
-        # Where the guest has written since the last look, the newer content is in a cache and stays there.
+        copies, count = self._copies, len(slots)
         lines, views = copies.lines(slots), copies.views(slots)
-        newer = self._written.take_some(_each_once(lines))
+        is_wrong = (views != self._page_views[lines // LINES_PER_PAGE]) | copies.stale(slots)
+        # A copy that is right does nothing to memory, but by coming behind a wrong one of its line.
+        wrong_lines = _each_once(lines[is_wrong])
+        matters = is_wrong if not len(wrong_lines) else np.isin(lines, wrong_lines)
+        copies.release(slots[~matters])
+        slots, lines, views = slots[matters], lines[matters], views[matters]
+        # Where the guest has written since the last look, the newer content is in a cache and stays there.
+        newer = self._written.take_some(wrong_lines)
         if len(newer):
             self._store(newer)
-            written_anew = np.isin(lines, newer) & (views == self._page_views[lines // LINES_PER_PAGE])
-            slots = slots[~written_anew]
-        return self._fall(copies.take(slots, self._rng))
+            slots = slots[~(np.isin(lines, newer) & (views == self._page_views[lines // LINES_PER_PAGE]))]
+        return replace(self._fall(copies.take(slots, self._rng)), lines=count)
 
     def _fall(self, gone: Gone) -> WriteBack:
         """*gone* were written back in their order."""

@@ -122,7 +122,7 @@ class DirtyCopies:
         """This view has no copies of these lines any more, if it had any."""
         if view < len(self._slot_of):
             slots = self._slot_of[view][lines].astype(np.int64) - 1
-            self._release(slots[slots >= 0])
+            self.release(slots[slots >= 0])
 
     def make_stale(self, start_line: int, end_line: int | None) -> None:
         """Memory of [start, end) was changed below the caches."""
@@ -134,10 +134,11 @@ class DirtyCopies:
         """Take these out, in random order."""
         order = rng.permutation(slots)
         gone = Gone(self._lines[order], self._views[order], self._stale[order], self._contents[order])
-        self._release(order)
+        self.release(order)
         return gone
 
-    def _release(self, slots: Slots) -> None:
+    def release(self, slots: Slots) -> None:
+        """Take these out; nobody asks what they held."""
         for view in np.flatnonzero(np.bincount(self._views[slots])).tolist():
             of_view = slots[self._views[slots] == view]
             self._slot_of[view][self._lines[of_view]] = 0

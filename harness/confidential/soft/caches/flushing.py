@@ -29,6 +29,12 @@ class FlushRules:
     """Through which view a range is flushed, of the one it was written through and the one that follows."""
     lines_short: int = 0
 
+    @property
+    def flushes_ranges_well(self) -> bool:
+        """Whether nothing is wrong with flushes of ranges."""
+        default = FlushRules()
+        return replace(self, cpus=default.cpus) == default
+
     @classmethod
     def of(cls, faults: AbstractSet[SoftFault]) -> FlushRules:
         """The rules of a kernel with *faults*."""
@@ -78,6 +84,8 @@ class HostFlush:
         Whatever is flushed, what was written there so far has been looked at afterwards.
         """
         rules, caches = self._rules, self._caches
+        if rules.flushes_ranges_well:
+            return caches.clflush(old, start_page * LINES_PER_PAGE, end_page * LINES_PER_PAGE)
         if rules.newest_first:
             caches.look(start_page, end_page)
         done = NOTHING
