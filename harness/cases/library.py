@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("memory_cases", "cpu_cases", "state_cases", "pagemap_cases", "cvm_cases", "replay")
+MODULES = ("memory_cases", "cpu_cases", "state_cases", "pagemap_cases", "cvm_cases", "reboot_cases", "replay")
 
 
 def load() -> None:

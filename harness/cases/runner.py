@@ -127,7 +127,14 @@ def _shield(request: Request) -> Shield | None:
     if flavour is None or not isinstance(request.settings, MigrationCaseSettings):
         return None
     faults = plan_faults(request.faults).soft
-    return Shield(flavour=flavour, settings=request.settings.protection, faults=faults, seed=request.seed)
+    settings = request.settings
+    return Shield(
+        flavour=flavour,
+        settings=settings.protection,
+        faults=faults,
+        seed=request.seed,
+        plays_resets=settings.plays_resets,
+    )
 
 
 def _judge_faults(stage: Stage) -> None:

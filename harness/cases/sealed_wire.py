@@ -77,7 +77,7 @@ async def open_sealed_wire(
                 arriving.protection,
                 listen=listen("host"),
                 connect=Endpoint.parse(uri),
-                private_seed=stage.seed.sub("pattern"),
+                private_seed=stage.pattern_seed,
             )
         )
         between = None

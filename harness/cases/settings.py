@@ -15,7 +15,7 @@ from harness.cases.protection_settings import ProtectionSettings
 from harness.migration.settings import CancelAt, MigrationSettings, Transport
 from harness.model.errors import UsageError
 from harness.model.guest import Workload
-from harness.model.machine import TCG_TRIM_KIB
+from harness.model.machine import TCG_TRIM_KIB, Arch
 
 _PASSES_PER_S = 5
 _SLOW_MIB_S = 16
@@ -71,6 +71,9 @@ class MigrationCaseSettings(Settings):
     protection: ProtectionSettings = Field(default_factory=ProtectionSettings)
     """How memory is protected, where the backend does: ``--set protection.policy=nosend``."""
 
+    firmware: str = Field(default="", pattern=r"^([A-Za-z0-9._-]+)?$")
+    """Value of ``-bios``, e.g. ``qboot.rom``; empty is the machine type's own."""
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.below_4g_mib >= self.memory_mib:
@@ -90,6 +93,15 @@ class MigrationCaseSettings(Settings):
     def reboots(self) -> bool:
         """Whether a guest that resets itself boots again."""
         return False
+
+    @property
+    def plays_resets(self) -> bool:
+        """Whether the platform plays what KVM and caches do around a reset; see cases/reset_road.py."""
+        return False
+
+    def devices_on(self, arch: Arch) -> tuple[str, ...]:  # noqa: ARG002 - for cases that need some
+        """Further ``-device`` options of a machine of *arch*."""
+        return ()
 
     def migration(self) -> MigrationSettings:
         """The part that the driver obeys."""

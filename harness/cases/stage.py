@@ -127,6 +127,8 @@ class Stage:
     notebook: Notebook
     losses: Losses = field(default_factory=Losses)
     """Artefacts that could not be written."""
+    fills: int = 0
+    """How often memory was given another pattern than the first: content of an earlier boot is never right again."""
     struck: set[HostFault] = field(default_factory=set)
     """Faults of the host that were applied."""
     capture: Capture | None = None
@@ -174,6 +176,11 @@ class Stage:
     def seed(self) -> Seed:
         """The seed of this execution."""
         return self.request.seed
+
+    @property
+    def pattern_seed(self) -> int:
+        """The seed of the pattern in the guest's memory."""
+        return self.seed.sub("pattern", self.fills) if self.fills else self.seed.sub("pattern")
 
     def strikes(self, fault: HostFault) -> bool:
         """Whether *fault* was asked for; whoever asks this applies it now."""
@@ -282,9 +289,10 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
         kernel=str(probe_image(request.arch)),
     )
     flavour = find_backend(request.backend).flavour
-    if flavour is None:
-        return spec
     faults = plan_faults(request.faults).soft
     if not isinstance(settings, MigrationCaseSettings):
-        return dressed(spec, flavour, faults)
-    return dressed(replace(spec, reboots=settings.reboots), flavour, faults, holds_firmware=settings.holds_firmware)
+        return dressed(spec, flavour, faults) if flavour else spec
+    # Where the platform plays the reset, QEMU pauses the VM for it.
+    reboots = settings.reboots and not (flavour and settings.plays_resets)
+    spec = replace(spec, reboots=reboots, devices=settings.devices_on(request.arch), firmware=settings.firmware)
+    return dressed(spec, flavour, faults, holds_firmware=settings.holds_firmware) if flavour else spec

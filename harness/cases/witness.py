@@ -71,7 +71,7 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *
 
 def seed_of_pages(stage: Stage, guest: Guest) -> Callable[[int], int]:
     """The seed of the pattern in each RAM page of a stopped guest: pages that it shares have one of their own."""
-    seed = stage.seed.sub("pattern")
+    seed = stage.pattern_seed
     tables = stage.shield.of(guest.vm).protection.truth_map() if stage.shield else None
     if tables is None:
         return lambda _: seed

@@ -19,6 +19,7 @@ static void count_boot(void)
 	boot_count = kept ? boot_page.count + 1 : 1;
 	boot_page = (struct boot_page){
 		.magic = BOOT_MAGIC, .count = boot_count, .check = ~boot_count, .boot_id = arch_random(),
+		.spared = kept ? boot_page.spared : (struct range){ 0, 0 },
 	};
 }
 

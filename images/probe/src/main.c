@@ -93,6 +93,8 @@ void enter_kernel(void)
 _Noreturn void probe_main(void *boot_info)
 {
 	arch_find_memory(boot_info);
+	arch_map_ram();
+	early_look();
 	heartbeat_init();
 	if (is_kexec)
 		channel_restore();

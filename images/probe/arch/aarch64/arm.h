@@ -58,7 +58,7 @@ extern uint8_t stacks[ARCH_MAX_CPUS][STACKS][STACK_BYTES];
 void traps_init(void);
 
 /* gic.c. Group 0 comes as FIQ, which the probe never masks outside of handlers. */
-enum { SGI_KICK = 1, SGI_HALT = 15, INTID_SPECIAL = 1020, ALL_PRIORITIES = 0xf0 };
+enum { SGI_KICK = 1, SGI_PENDED = 2, SGIS_PENDED = 8, SGI_HALT = 15, DISTRIBUTOR = 0xff, INTID_SPECIAL = 1020, ALL_PRIORITIES = 0xf0 };
 void gic_init(void);                    /* distributor, once */
 void gic_init_cpu(void);                /* redistributor and CPU interface of the calling vCPU */
 void gic_enable_local(uint32_t intid);  /* SGI or PPI of the calling vCPU */
@@ -81,6 +81,7 @@ uint32_t serial_intid(void);            /* of the channel; 0 when the machine ha
 void serial_interrupt(void);
 uint64_t pci_find(uint16_t vendor, uint16_t device, uint32_t *intid);  /* configuration space, 0 for none */
 uint64_t pci_place_io(uint64_t config, unsigned bar);                  /* gpa of the ports */
+uint64_t pci_place_memory(uint64_t config);                            /* gpa of BAR 0 */
 void canary_leave(struct cpu *cpu, struct frame *frame);
 
 #define READ_REGISTER(name) ({ uint64_t value_; __asm__ volatile("mrs %0, " #name : "=r"(value_)); value_; })
@@ -94,6 +95,7 @@ static inline uint32_t read32(uint64_t gpa)
 	return value;
 }
 static inline void write32(uint64_t gpa, uint32_t value) { __asm__ volatile("str %w0, [%1]" : : "r"(value), "r"(gpa) : "memory"); }
+static inline void write16(uint64_t gpa, uint16_t value) { __asm__ volatile("strh %w0, [%1]" : : "r"((uint32_t)value), "r"(gpa) : "memory"); }
 static inline uint8_t read8(uint64_t gpa)
 {
 	uint32_t value;

@@ -1,7 +1,7 @@
 /* Devices on bus 0 by ECAM (PCI Express Base Specification, 7.2.2). No firmware has placed their BARs. */
 #include "arm.h"
 
-enum { ID = 0x00, COMMAND = 0x04, BAR0 = 0x10, COMMAND_IO = 0x1, SLOTS_ON_BUS = 32, SLOT_BYTES = 0x8000 };
+enum { ID = 0x00, COMMAND = 0x04, BAR0 = 0x10, COMMAND_IO = 0x1, COMMAND_MEMORY = 0x2, SLOTS_ON_BUS = 32, SLOT_BYTES = 0x8000 };
 
 uint64_t pci_find(uint16_t vendor, uint16_t device, uint32_t *intid)
 {
@@ -28,4 +28,18 @@ uint64_t pci_place_io(uint64_t config, unsigned bar)
 	write32(config + BAR0 + 4 * bar, port);
 	write32(config + COMMAND, read32(config + COMMAND) | COMMAND_IO);
 	return machine.pio_gpa + port;
+}
+
+uint64_t pci_place_memory(uint64_t config)
+{
+	static uint64_t next;
+	uint64_t gpa = next ? next : machine.mmio_gpa, bytes;
+
+	write32(config + BAR0, ~0u);
+	bytes = (uint32_t)(~(read32(config + BAR0) & ~0xfu) + 1);
+	gpa = (gpa + bytes - 1) & ~(bytes - 1);
+	next = gpa + bytes;
+	write32(config + BAR0, (uint32_t)gpa);
+	write32(config + COMMAND, read32(config + COMMAND) | COMMAND_MEMORY);
+	return gpa;
 }
