@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Sequence
 
 from harness.cases.binaries import find_binaries
+from harness.cases.reboot_outcome import outcome_of
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.request import Request
 from harness.cases.stage import Binaries, machine_of
 from harness.model.deadline import Deadline
 from harness.model.errors import HarnessError
-from harness.model.reboot import expected_reboot
 from harness.vm.commandline import command_line
 from harness.vm.keeper import Keeper
 
@@ -61,6 +61,6 @@ def _expected(request: Request, binaries: Binaries) -> list[str]:
     sides = (("never migrated", binaries.source, False), ("came in", binaries.destination, True))
     return [
         f"  expected  a reboot of a guest that {'was ' if not arrived else ''}{when} under QEMU {features.version}: "
-        f"{expected_reboot(request.backend, has_arrived=arrived, qemu=features.major_minor)}"
+        f"{outcome_of(request.backend, settings.protection, has_arrived=arrived, qemu=features.major_minor)}"
         for when, features, arrived in sides
     ]

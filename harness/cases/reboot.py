@@ -15,6 +15,7 @@ from harness.cases.faults import HostFault
 from harness.cases.load import stop_work
 from harness.cases.protected_move import load_and_convert
 from harness.cases.reboot_faults import SPOILING, spoil
+from harness.cases.reboot_outcome import outcome_of
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.reset_road import until_back
 from harness.cases.stage import CaseOverError, Guest, Stage, read_clock
@@ -30,7 +31,7 @@ from harness.model.errors import DeadlineError, LostError, PreconditionError
 from harness.model.machine import Accel
 from harness.model.memory import PAGE_SIZE
 from harness.model.page_map import PageMap
-from harness.model.reboot import RebootOutcome, expected_reboot
+from harness.model.reboot import RebootOutcome
 from harness.model.reboot_way import WAYS, RebootWay
 from harness.model.reset import RebootEnd, ResetEvidence
 from harness.vm.reset_observer import ResetObserver, observe_resets
@@ -110,6 +111,7 @@ class Rebooter:
         map_before = stage.shield.of(vm).protection.snapshot().page_map if stage.shield else None
         await self._apply_faults(guest)
         deadline = stage.deadline.within(self.settings.boot_s)
+        stage.notebook.has_moved = True
         started_s, started_at_s = time.monotonic(), time.time()
         async with AsyncExitStack() as stack:
             observer = await stack.enter_async_context(
@@ -186,7 +188,9 @@ class Rebooter:
 
     def _expected(self, guest: Guest) -> RebootOutcome:
         vm, technology = guest.vm, self.stage.request.backend
-        return expected_reboot(technology, has_arrived=vm.is_incoming, qemu=vm.features.major_minor)
+        return outcome_of(
+            technology, self.settings.protection, has_arrived=vm.is_incoming, qemu=vm.features.major_minor
+        )
 
     def _judge_resets(self, evidence: ResetEvidence, manner: Manner, expected: RebootOutcome) -> None:
         notebook = self.stage.notebook
