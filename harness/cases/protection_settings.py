@@ -66,6 +66,9 @@ class ProtectionSettings(BaseModel):
     resets_arrived: bool = True
     """False is a host that does not reset a guest with encrypted vCPU state that came in (Hygon's QEMU)."""
     pace: ProcessorPace = ProcessorPace.INSTANT
+    caches: bool | None = None
+    """Caches that are not coherent between views of memory are played: a missing flush hurts. None: where the case
+    is about them."""
 
     @property
     def forbidden_by(self) -> str:

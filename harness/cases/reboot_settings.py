@@ -61,8 +61,10 @@ class RebootSettings(ProtectedCaseSettings):
         return devices_of(self.ways_on(arch))
 
     def protected(self) -> Self:
-        """The same for a backend that protects memory: the guest converts pages while it works."""
+        """The same for a backend that protects memory: the guest converts pages while it works; caches are played."""
         protection = self.protection
         if protection.conversions_per_tick == 0:
             protection = protection.model_copy(update={"conversions_per_tick": _CONVERSIONS_PER_TICK})
+        if protection.caches is None:
+            protection = protection.model_copy(update={"caches": True})
         return self.model_copy(update={"protection": protection})

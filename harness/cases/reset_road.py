@@ -14,6 +14,7 @@ from typing import Any
 from harness.cases.faults import HostFault
 from harness.cases.stage import Guest, Stage
 from harness.cases.witness import run_state
+from harness.checks import reset_vcpu
 from harness.guest.protocol import Ready
 from harness.model.deadline import Deadline
 from harness.model.reboot_way import RebootWay
@@ -56,8 +57,7 @@ async def _paused_road(stage: Stage, guest: Guest, way: RebootWay, *, since: int
             if not (stage.shield.is_resettable(vm) or stage.strikes(HostFault.RESETS_ANYWAY)):
                 await _refuse(vm, way, deadline)
                 return None
-            since = vm.qmp.cursor
-            await reset_paused(stage, vm, deadline=deadline)
+            since = await reset_paused(stage, vm, deadline=deadline)
             # Firmware that finds itself started warm resets the machine once more.
             await _until_paused(vm, back, since=since, deadline=deadline)
         return await vm.guarded(back, deadline, what="the guest to boot again")
@@ -66,8 +66,11 @@ async def _paused_road(stage: Stage, guest: Guest, way: RebootWay, *, since: int
         await asyncio.gather(back, return_exceptions=True)
 
 
-async def reset_paused(stage: Stage, vm: Vm, *, deadline: Deadline, resume: bool = True) -> None:
-    """Reset the machine of a protected guest that stands still, with all that belongs around it."""
+async def reset_paused(stage: Stage, vm: Vm, *, deadline: Deadline, resume: bool = True) -> int:
+    """Reset the machine of a protected guest that stands still, with all that belongs around it.
+
+    QMP's cursor behind the last word of what stopped the VM: QEMU sends SHUTDOWN before and after its STOP.
+    """
     assert stage.shield
     await run_state(stage, vm)  # whoever answers has left the loop in which it stopped the VM
     await asyncio.to_thread(stage.shield.reset_begins, vm)
@@ -76,9 +79,12 @@ async def reset_paused(stage: Stage, vm: Vm, *, deadline: Deadline, resume: bool
     await vm.qmp.execute("system_reset", deadline=deadline)
     await vm.qmp.wait_event("RESET", since=since, deadline=deadline)
     await vm.qmp.execute("set-action", {"reboot": "shutdown"}, deadline=deadline)
-    await asyncio.to_thread(stage.shield.reset_done, vm)
+    vcpus = await asyncio.to_thread(stage.shield.reset_done, vm)
+    if vcpus:
+        stage.notebook.judge(reset_vcpu.CHECK, reset_vcpu.check_reset_vcpus(vcpus))
     if resume and not stage.strikes(HostFault.STAYS_PAUSED):
         await vm.qmp.execute("cont", deadline=deadline)
+    return since
 
 
 async def _until_paused(vm: Vm, back: asyncio.Future[Any], *, since: int, deadline: Deadline) -> None:

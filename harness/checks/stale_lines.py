@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from harness.confidential.soft.line_origin import LineOrigin
+from harness.confidential.soft.caches.line_origin import LineOrigin
 from harness.model.memory import LINES_PER_PAGE, PAGE_SIZE
 from harness.model.verdict import Finding
 

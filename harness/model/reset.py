@@ -99,6 +99,22 @@ class ResetEvidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VcpuAtReset:
+    """What KVM holds of a vCPU with encrypted state behind POST_SYSTEM_RESET, before it runs again."""
+
+    vcpu: int
+    ghcb: int
+    """MSR 0xC0010130, which a reset sets to 0."""
+    is_ghcb_mapped: bool
+    has_first_sipi: bool
+    """received_first_sipi (linux arch/x86/kvm/svm/svm.h): a vCPU that has been reset waits for its first."""
+    took_registers: bool
+    """KVM took what QEMU wrote of its registers during the reset: guest_state_protected was clear."""
+    is_state_protected: bool
+    """guest_state_protected is set again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RebootEnd:
     """What became of a guest that was told, or decided, to reboot."""
 

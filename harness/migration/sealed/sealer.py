@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.confidential.soft.firmware import FIRMWARE_BLOCKS
-from harness.confidential.soft.guest_context import SendSession, SendTarget
-from harness.confidential.soft.outgoing import QemuAbortError
-from harness.confidential.soft.packets import Packet, PacketRun
-from harness.confidential.soft.ring_buffer import WINDOW_PAGES
-from harness.confidential.soft.status import CommandRefusedError
+from harness.confidential.soft.host.outgoing import QemuAbortError
+from harness.confidential.soft.memory.firmware import FIRMWARE_BLOCKS
+from harness.confidential.soft.processor.guest_context import SendSession, SendTarget
+from harness.confidential.soft.processor.packets import Packet, PacketRun
+from harness.confidential.soft.processor.ring_buffer import WINDOW_PAGES
+from harness.confidential.soft.processor.status import CommandRefusedError
 from harness.migration.relay.editor import Edited, EditorRefusedError
 from harness.migration.sealed.batch import Batch
 from harness.migration.sealed.guest import OutgoingGuest, Pages, RamPages, Refusal
