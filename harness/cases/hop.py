@@ -113,6 +113,7 @@ async def move(
         if crossing and not moved.completed:
             await give_up(stage, guest, crossing, wire.sealed, moved)
         if crossing and wire.sealed and moved.completed:
+            await wire.sealed.settled()
             judge_wire(stage, guest, crossing, wire.sealed)
         await _note_move(stage, wire, moved, source, destination, number)
         at_stop = beats_of(guest, source)
