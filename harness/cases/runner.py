@@ -225,6 +225,7 @@ def _result(request: Request, folder: CaseFolder, notebook: Notebook, outcome: _
         heat=notebook.heat,
         map_strips=tuple(notebook.map_strips),
         sessions=tuple(notebook.sessions),
+        interrupts=tuple(notebook.interrupts),
     )
 
 

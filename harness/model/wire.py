@@ -36,6 +36,7 @@ class WireFaultName(StrEnum):
     IRQ_DROP_NMI = "irq-drop-nmi"
     IRQ_DISARM_TIMER = "irq-disarm-timer"
     IRQ_WAKE_HALTED = "irq-wake-halted"
+    IRQ_LATE_CONTROLLER = "irq-late-controller"
     LPI_CLEAR = "irq-lpi-clear-pending"
     LPI_WRONG_VCPU = "irq-lpi-wrong-vcpu"
     LPI_STALE = "irq-lpi-stale"
