@@ -40,9 +40,17 @@ class WireFaultName(StrEnum):
     LPI_CLEAR = "irq-lpi-clear-pending"
     LPI_WRONG_VCPU = "irq-lpi-wrong-vcpu"
     LPI_STALE = "irq-lpi-stale"
+    ITS_WRONG_COLLECTION = "irq-its-wrong-collection"
 
 
-TABLE_FAULTS = frozenset({WireFaultName.LPI_CLEAR, WireFaultName.LPI_WRONG_VCPU, WireFaultName.LPI_STALE})
+TABLE_FAULTS = frozenset(
+    {
+        WireFaultName.LPI_CLEAR,
+        WireFaultName.LPI_WRONG_VCPU,
+        WireFaultName.LPI_STALE,
+        WireFaultName.ITS_WRONG_COLLECTION,
+    }
+)
 """Those that change bits of tables in guest memory, which whoever switches them on has found."""
 
 

@@ -46,6 +46,7 @@ TABLE = (
     caught("irq-lpi-clear-pending", "vlpi-pending", MEMORY, PENDING_LOST, LOST),
     caught("irq-lpi-wrong-vcpu", "lpi-pending", MEMORY, PENDING_LOST, APPEARED, WRONG_VCPU),
     caught("irq-lpi-stale", "gic-reset", MEMORY, APPEARED, DOUBLED),
+    caught("irq-its-wrong-collection", "lpi-pending", MEMORY, ("irq/its-tables", "changed"), WRONG_VCPU),
     caught("irq-device-loses", "lpi-pending", LOST),
     caught("irq-device-doubles", "lpi-pending", DOUBLED),
     caught("irq-device-stops-late", "lpi-pending", LOST, ("irq/handler-order", "raised-after-save")),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from harness.migration.stream.gic_interrupts import held_in_memory, held_on_wire
 from harness.migration.stream.gic_state import LpiTables, read_gic
-from harness.migration.stream.gic_tables import Translation, pending_lpis, translations, waiting_events
+from harness.migration.stream.gic_tables import pending_lpis, translations, waiting_events
 from harness.model.device_state import Device, DeviceField, DeviceState
 from harness.model.interrupts import VPE, At, Held, Source, SourceKind
+from harness.model.translation import Translation
 
 VALID = 1 << 63
 PENDING_0, PENDING_1, PENDING_V, CONFIGURATION = 0x4800_0000, 0x4801_0000, 0x4802_0000, 0x4803_0000
@@ -20,8 +21,8 @@ def number(path: str, value: int, size: int = 4) -> DeviceField:
     return DeviceField(path=path, type=f"uint{8 * size}", raw=value.to_bytes(size, "big"), value=value)
 
 
-def redistributor(vcpu: int, pending_table: int, **fields: int) -> list[DeviceField]:
-    at = f"cpu[{vcpu}]"
+def redistributor(vcpu: int | None, pending_table: int, **fields: int) -> list[DeviceField]:
+    at = "cpu" if vcpu is None else f"cpu[{vcpu}]"
     return [
         number(f"{at}.edge_trigger", 0xFFFF),
         number(f"{at}.gicr_ctlr", 1),
@@ -105,6 +106,11 @@ def test_words_of_bitmaps_and_levels_make_one_number() -> None:
     assert [one.lpis for one in gic.redistributors] == [
         LpiTables(pending_gpa=table, configuration_gpa=CONFIGURATION, id_bits=14) for table in (PENDING_0, PENDING_1)
     ]
+
+
+def test_a_single_vcpu_has_no_index() -> None:
+    state = state_with(*redistributor(None, PENDING_0, gicr_ipendr0=1 << 5))
+    assert held_on_wire(state, (SGI,)) == {Held(0, SGI.id, At.PENDING)}
 
 
 def test_a_stream_without_a_gic_holds_nothing() -> None:

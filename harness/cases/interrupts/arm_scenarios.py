@@ -203,20 +203,20 @@ def reset_lpis(rng: Random, vcpus: int) -> Scenario:
     holds = draw.holds(everyone=True)
     before = [*draw.doorbells(16), *draw.its_lpis(16)]
     off = rng.randrange(vcpus)
-    forgotten = draw.another(off)
+    forgotten = draw.another(off) if vcpus > 1 else None
     retired = frozenset(source.id for source in before if source.vcpu == forgotten)
     running = [source for source in draw.its_lpis(vcpus) if source.vcpu != off]
-    masks = {vcpu: 1 << vcpu for vcpu in (off, forgotten)}
+    reset = 0 if forgotten is None else 1 << forgotten
     return Scenario(
         sources=(*before, *running),
         holds=holds,
         raised={Moment.BEFORE: draw.shuffled(before), Moment.RUNNING: draw.shuffled(running)},
         planned=held_of(before, At.PENDING),
         prepared=(
-            Step(code=Command.LPI_SWITCH, words=(_LPIS_OFF, masks[off])),
-            Step(code=Command.LPI_SWITCH, words=(_LPIS_FORGOTTEN, masks[forgotten])),
-            Step(code=Command.LPI_SWITCH, words=(_LPIS_ON, masks[forgotten])),
+            Step(code=Command.LPI_SWITCH, words=(_LPIS_OFF, 1 << off)),
+            Step(code=Command.LPI_SWITCH, words=(_LPIS_FORGOTTEN, reset)),
+            Step(code=Command.LPI_SWITCH, words=(_LPIS_ON, reset)),
         ),
         retired=retired,
-        arrived=(Step(code=Command.LPI_SWITCH, words=(_LPIS_ON, masks[off])),),
+        arrived=(Step(code=Command.LPI_SWITCH, words=(_LPIS_ON, 1 << off)),),
     )

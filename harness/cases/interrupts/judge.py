@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 
+from harness.cases.interrupts.controllers import Controllers
 from harness.cases.interrupts.known_defects import KnownDefect, with_explanation
-from harness.cases.stage import Stage
+from harness.cases.stage import Guest, Stage
+from harness.cases.witness import SeenState
 from harness.checks.handler_order import CHECK as HANDLER_ORDER
 from harness.checks.handler_order import check_load_order, check_save_order
 from harness.checks.interrupts import (
@@ -18,6 +21,8 @@ from harness.checks.interrupts import (
     check_planned,
     check_sightings,
 )
+from harness.checks.its_tables import CHECK as ITS_TABLES
+from harness.checks.its_tables import check_translations
 from harness.checks.precondition import CHECK as PRECONDITION
 from harness.model.interrupts import (
     InterruptStory,
@@ -34,6 +39,16 @@ def judge_handlers(stage: Stage, *, source: Vm, destination: Vm) -> None:
             write_whole(stage.folder / f"{vm.role}.trace.log", vm.trace.text().encode())
     stage.notebook.judge(HANDLER_ORDER, check_save_order(parse_trace(source.trace.text())))
     stage.notebook.judge(HANDLER_ORDER, check_load_order(parse_trace(destination.trace.text())))
+
+
+def judge_translations(
+    stage: Stage, controllers: Controllers, seen: SeenState, *, source: Guest, destination: Vm
+) -> None:
+    """What a translation service makes of events on both sides, where there is one."""
+    if controllers.translations:
+        ours = controllers.translations(seen.sent.devices, source)
+        theirs = controllers.translations(seen.held.devices, replace(source, vm=destination))
+        stage.notebook.judge(ITS_TABLES, check_translations(ours, theirs))
 
 
 def judge_stop(stage: Stage, story: InterruptStory) -> None:

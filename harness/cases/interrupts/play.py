@@ -20,9 +20,7 @@ from harness.checks.forwarding import check_forwarding
 from harness.guest.interrupts import InterruptProbe, LedgerReader
 from harness.model.errors import UnsupportedError
 from harness.model.interrupt_timeline import timeline_of_story
-from harness.model.interrupts import (
-    Source,
-)
+from harness.model.interrupts import Source
 from harness.vm.vm import Vm
 
 

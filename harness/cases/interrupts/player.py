@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from harness.cases.interrupts.controllers import Controllers
 from harness.cases.interrupts.device import MovingDevice
 from harness.cases.interrupts.device_faults import err_on_load, raise_late
-from harness.cases.interrupts.judge import judge_stop
+from harness.cases.interrupts.judge import judge_stop, judge_translations
 from harness.cases.interrupts.scenario import Scenario
 from harness.cases.interrupts.storm import Storm
 from harness.cases.stage import Guest, Stage
@@ -219,6 +219,7 @@ class Player:
                     vm = self.destination if witness == "destination" else self.guest.vm
                     held |= self.controllers.in_memory(state.devices, replace(self.guest, vm=vm), self.sources)
                 self.sightings.append(Sighting(witness=witness, held=held, sees=self.controllers.sees))
+            judge_translations(self.stage, self.controllers, seen, source=self.guest, destination=self.destination)
         # At once: a guest that never runs again tells nothing more.
         judge_stop(self.stage, self.story())
         await raise_late(self.stage, self.scenario, self.device, self.stage_round)

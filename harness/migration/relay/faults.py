@@ -161,6 +161,11 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
                 "irq/exactly-once: doubled",
                 bug_class="B43",
             ),
+            _table(
+                Name.ITS_WRONG_COLLECTION,
+                "an event's entry in the ITS's tables names another collection, that of another vCPU",
+                "irq/its-tables: changed; irq/delivery: wrong-vcpu",
+            ),
             _interrupt(Name.IRQ_WAKE_HALTED, "a halted vCPU arrives as one that runs", "irq/pending: lost"),
         )
     },
