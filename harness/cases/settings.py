@@ -99,6 +99,11 @@ class MigrationCaseSettings(Settings):
         """Whether the platform plays what KVM and caches do around a reset; see cases/reset_road.py."""
         return False
 
+    @property
+    def changes_vmfd(self) -> bool:
+        """Whether a reset gives the guest another VM descriptor of KVM, where the binary can do that without need."""
+        return False
+
     def devices_on(self, arch: Arch) -> tuple[str, ...]:  # noqa: ARG002 - for cases that need some
         """Further ``-device`` options of a machine of *arch*."""
         return ()

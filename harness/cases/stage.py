@@ -27,7 +27,7 @@ from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
 from harness.model.errors import GuestError, LostError
 from harness.model.guest import GuestDescription, RamLayout
-from harness.model.machine import Accel, MachineSpec
+from harness.model.machine import CHANGE_VMFD, Accel, MachineSpec
 from harness.model.protection import GuestBoot
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
@@ -198,7 +198,7 @@ class Stage:
         self._running[role] = stack
         vm = await stack.enter_async_context(
             start_vm(
-                spec or machine_of(self.request, self.binaries.accel),
+                fitted(spec or machine_of(self.request, self.binaries.accel), features, self.request),
                 features,
                 role=role,
                 artefacts=self.folder,
@@ -273,6 +273,13 @@ class Stage:
         boot = GuestBoot(offers_migration=offers, entered_kernel=False, last_words=words)
         if self.notebook.judge(HANDSHAKE, check_boot(boot)):
             raise CaseOverError
+
+
+def fitted(spec: MachineSpec, features: Features, request: Request) -> MachineSpec:
+    """*spec* with what *request* wants of a binary that has it."""
+    settings = request.settings
+    wants = isinstance(settings, MigrationCaseSettings) and settings.changes_vmfd and spec.accel is Accel.KVM
+    return replace(spec, changes_vmfd=wants and CHANGE_VMFD in features.machine_properties)
 
 
 def machine_of(request: Request, accel: Accel) -> MachineSpec:
