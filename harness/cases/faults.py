@@ -36,6 +36,7 @@ class HostFault(StrEnum):
     BOOT_PAGE_LOST = "host-boot-page-lost"
     RESETS_NOTHING = "host-resets-nothing"
     RESETS_FIRST = "host-resets-first"
+    RESETS_ANYWAY = "host-resets-anyway"
     STAYS_PAUSED = "host-stays-paused"
     CRASH_GUEST = "guest-crash"
     HANG_GUEST = "guest-hang"
@@ -140,6 +141,13 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 "management",
                 "resets the guest before it has come to reboot itself",
                 "reboot/events: other-reason",
+            ),
+            _host(
+                HostFault.RESETS_ANYWAY,
+                "QEMU",
+                "resets a guest that came in although its vCPUs cannot be reset",
+                "reset/end: came-back",
+                bug_class="B25",
             ),
             _host(
                 HostFault.STAYS_PAUSED, "management", "leaves the guest paused that it has reset", "reset/end: hangs"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from harness.cases.faults import HostFault
 from harness.cases.judge_protection import (
@@ -28,6 +28,7 @@ from harness.cases.witness import beats_of, judge_clocks, judge_state, let_run
 from harness.checks.ends import check_ends
 from harness.checks.precondition import check_redirtied
 from harness.migration.driver import Moved, migrate, prepare, traffic_of
+from harness.migration.settings import CancelAt
 from harness.migration.story import SideEvent, timeline_of
 from harness.model.deadline import Deadline
 from harness.model.errors import TooSlowError, UnsupportedError
@@ -52,6 +53,15 @@ async def start_destination(stage: Stage, settings: MigrationCaseSettings, numbe
     return vm
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interlude:
+    """What a guest goes through while it is being moved, after which it is another one: a boot."""
+
+    at: CancelAt
+    """In which phase; not in pre-switchover, where no guest runs."""
+    play: Callable[[Guest], Awaitable[Guest]]
+
+
 async def move(
     stage: Stage,
     guest: Guest,
@@ -60,11 +70,12 @@ async def move(
     number: int = 0,
     destination: Vm | None = None,
     is_last: bool = True,
+    interlude: Interlude | None = None,
 ) -> Guest:
     """Move *guest* live and judge the move; returns the guest in its new VM, running.
 
     With *is_last* the workload is told to stop before the destination runs, so that it hardly writes over what the
-    guest is to verify; else it works on.
+    guest is to verify; else it works on. An *interlude* is played on the source; who comes out of it moves.
 
     Raises CaseOverError when the ends show that nothing arrived, and what the driver and the probe raise.
     """
@@ -79,6 +90,15 @@ async def move(
         if guest.anchor:
             guest = replace(guest, tsc_hz=min(guest.tsc_hz, guest.anchor.hz_until(clock)))
         before = beats_of(guest, source)
+
+        async def play_interlude() -> None:
+            nonlocal guest, before, clock, crossing
+            assert interlude
+            guest = await interlude.play(guest)
+            clock = await read_clock(guest.probe, stage.deadline)
+            before = beats_of(guest, source)
+            crossing = crossing and replace(crossing, conversions_before=0)
+
         moved = await migrate(
             source,
             destination,
@@ -86,12 +106,14 @@ async def move(
             plan,
             deadline=Deadline(stage.deadline.at_s - _RESERVE_S),
             on_sample=lambda sample: _show(stage, sample, source.ram.size_bytes),
-            midway=_sabotage(stage, source, destination),
+            midway=play_interlude if interlude else _sabotage(stage, source, destination),
+            midway_at=interlude.at if interlude else CancelAt.FIRST_PASS,
         )
         notebook.has_moved = True
         if crossing and not moved.completed:
             await give_up(stage, guest, crossing, wire.sealed, moved)
         if crossing and wire.sealed and moved.completed:
+            await wire.sealed.settled()
             judge_wire(stage, guest, crossing, wire.sealed)
         await _note_move(stage, wire, moved, source, destination, number)
         at_stop = beats_of(guest, source)

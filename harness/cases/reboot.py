@@ -15,6 +15,7 @@ from harness.cases.faults import HostFault
 from harness.cases.load import stop_work
 from harness.cases.protected_move import load_and_convert
 from harness.cases.reboot_faults import SPOILING, spoil
+from harness.cases.reboot_outcome import outcome_of
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.reset_road import until_back
 from harness.cases.stage import CaseOverError, Guest, Stage, read_clock
@@ -30,7 +31,7 @@ from harness.model.errors import DeadlineError, LostError, PreconditionError
 from harness.model.machine import Accel
 from harness.model.memory import PAGE_SIZE
 from harness.model.page_map import PageMap
-from harness.model.reboot import RebootOutcome, expected_reboot
+from harness.model.reboot import RebootOutcome
 from harness.model.reboot_way import WAYS, RebootWay
 from harness.model.reset import RebootEnd, ResetEvidence
 from harness.vm.reset_observer import ResetObserver, observe_resets
@@ -112,6 +113,7 @@ class Rebooter:
         map_before = stage.shield.of(vm).protection.snapshot().page_map if stage.shield else None
         await self._apply_faults(guest)
         deadline = stage.deadline.within(self.settings.boot_s)
+        stage.notebook.has_moved = True
         started_s, started_at_s = time.monotonic(), time.time()
         async with AsyncExitStack() as stack:
             observer = await stack.enter_async_context(
@@ -127,7 +129,7 @@ class Rebooter:
         vm.rebooted()
         self._judge_resets(evidence, manner, expected)
         again = await looked_at(stage, guest)
-        await self._judge_early(guest, again, manner, pended)
+        await self.judge_early(guest, again, manner, pended)
         self._judge_map(again, manner, map_before)
         return again
 
@@ -187,9 +189,10 @@ class Rebooter:
         )
 
     def _expected(self, guest: Guest) -> RebootOutcome:
-        major, minor = (int(part) for part in guest.vm.features.version.split(".")[:2])
-        technology = self.stage.request.backend
-        return expected_reboot(technology, has_arrived=guest.vm.is_incoming, qemu=(major, minor))
+        vm, technology = guest.vm, self.stage.request.backend
+        return outcome_of(
+            technology, self.settings.protection, has_arrived=vm.is_incoming, qemu=vm.features.major_minor
+        )
 
     def _judge_resets(self, evidence: ResetEvidence, manner: Manner, expected: RebootOutcome) -> None:
         notebook = self.stage.notebook
@@ -201,9 +204,10 @@ class Rebooter:
             found = reset_calls.check_reset_calls(evidence, expected=expected)
             notebook.judge(reset_calls.CHECK, found)
 
-    async def _judge_early(
+    async def judge_early(
         self, before: Guest, guest: Guest, manner: Manner, pended: tuple[EarlyInterrupt, ...]
     ) -> None:
+        """What the earliest code of *guest* found of the boot that *before* was."""
         stage, notebook = self.stage, self.stage.notebook
         report = await early_report(guest.probe, deadline=stage.deadline)
         seed = stage.pattern_seed
@@ -228,9 +232,7 @@ class Rebooter:
         if stage.shield and lines:
             origins = await asyncio.to_thread(stage.shield.origins, guest.vm, lines)
             notebook.judge(stale_lines.CHECK, stale_lines.check_stale_lines(origins, role=guest.vm.role))
-        stage.events.emit(
-            "guest", "looked", pages=report.pages_checked, bad=report.pages_bad, cycle_s=self.cycles_s[-1]
-        )
+        stage.events.emit("guest", "looked", pages=report.pages_checked, bad=report.pages_bad, ticks=report.ticks)
 
     def _judge_map(self, guest: Guest, manner: Manner, before: PageMap | None) -> None:
         if self.stage.shield is None or before is None or self.fresh is None:
@@ -259,13 +261,18 @@ async def looked_at(stage: Stage, guest: Guest) -> Guest:
 
 
 def drawn_manners(
-    stage: Stage, settings: RebootSettings, *, pend: bool = False, vcpu_mask: int = BOOT_VCPU
+    stage: Stage,
+    settings: RebootSettings,
+    *,
+    pend: bool = False,
+    resets_only: bool = False,
+    vcpu_mask: int = BOOT_VCPU,
 ) -> list[Manner]:
     """A manner for each of the case's reboots: all its ways in turn, in an order that the seed draws.
 
     Raises PreconditionError when the machine has none of the ways that were asked for.
     """
-    ways = [way for way in settings.ways_on(stage.request.arch) if not pend or WAYS[way].resets]
+    ways = [way for way in settings.ways_on(stage.request.arch) if not (pend or resets_only) or WAYS[way].resets]
     if not ways:
         raise PreconditionError(f"a machine of {stage.request.arch} has none of the ways {', '.join(settings.ways)}")
     stage.seed.rng("ways").shuffle(ways)

@@ -10,6 +10,8 @@ from harness.cases.hop import move, start_destination
 from harness.cases.load import verify
 from harness.cases.reboot import Manner, Rebooter, drawn_manners
 from harness.cases.reboot_settings import RebootSettings
+from harness.cases.reset_in_migration import reset_in_migration
+from harness.cases.reset_phase import ResetInMigrationSettings
 from harness.cases.stage import Guest, Stage
 from harness.guest.protocol import ALL_VCPUS
 from harness.model.guest import Workload
@@ -108,6 +110,26 @@ async def cancel_retry(stage: Stage, settings: RebootSettings) -> None:
         guest = await cancelled_attempt(stage, guest, settings, at, number=number)
         guest = await rebooter.reboot(guest, manner)
     guest = await move(stage, guest, settings, destination=await start_destination(stage, settings, 0))
+    await _end(rebooter, guest)
+
+
+@case(
+    "reboot/during-precopy",
+    summary="the machine is reset in every phase of a migration: the guest boots, and on exactly one side",
+    settings=ResetInMigrationSettings,
+    **_LONG,
+)
+async def during_precopy(stage: Stage, settings: ResetInMigrationSettings) -> None:
+    """A move for each phase; the destination of one is the source of the next."""
+    phases = [at for at in settings.reset_at if at.is_played or not stage.shield]
+    if left_out := [at for at in settings.reset_at if at not in phases]:
+        stage.notebook.notes.append(f"not played with protected memory: a reset in {', '.join(left_out)}")
+    rebooter, guest = await _boot(stage, settings)
+    for_each = settings.model_copy(update={"times": max(1, len(phases))})
+    manners = drawn_manners(stage, for_each, resets_only=True)
+    for number, (at, manner) in enumerate(zip(phases, manners, strict=False)):
+        guest = await reset_in_migration(rebooter, guest, at, manner, number=number)
+        await rebooter.load(guest)
     await _end(rebooter, guest)
 
 

@@ -55,7 +55,7 @@ async def _paused_road(stage: Stage, guest: Guest, way: RebootWay, *, since: int
         elif way is not RebootWay.KEXEC:
             await _until_paused(vm, back, since=since, deadline=deadline)
         while way is not RebootWay.KEXEC and not back.done():
-            if not stage.shield.is_resettable(vm):
+            if not (stage.shield.is_resettable(vm) or stage.strikes(HostFault.RESETS_ANYWAY)):
                 await _refuse(vm, way, deadline)
                 return None
             since = await reset_paused(stage, vm, deadline=deadline)

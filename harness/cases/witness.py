@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -15,7 +15,7 @@ from harness.cases.heat import heat_of
 from harness.cases.map_witness import cvm_page_of, in_flight_pages
 from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.cases.wire import Wire
-from harness.checks.device_state import check_device_state
+from harness.checks.device_state import VOLATILE, VolatileField, check_device_state
 from harness.checks.memory import HOST, check_host_memory
 from harness.checks.pulse import ONE_RUNS, SAME_BOOT, check_clocks, check_pulse
 from harness.guest.confidential import SHARED_SEED
@@ -38,8 +38,17 @@ _BEAT_S = 5.0
 _BEAT_POLL_S = 0.002
 
 
-async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *, number: int, is_last: bool) -> None:
-    """Memory and devices while both sides stand still."""
+async def judge_state(
+    stage: Stage,
+    guest: Guest,
+    destination: Vm,
+    wire: Wire,
+    *,
+    number: int,
+    is_last: bool,
+    volatile: Sequence[VolatileField] = VOLATILE,
+) -> None:
+    """Memory and devices while both sides stand still; *volatile* fields of devices may differ."""
     stage.step("compare")
     notebook = stage.notebook
     seed_of = seed_of_pages(stage, guest)
@@ -62,7 +71,7 @@ async def judge_state(stage: Stage, guest: Guest, destination: Vm, wire: Wire, *
         )
     if wire.relay is None:
         return
-    await judge_devices(stage, destination, wire.relay.snapshot)
+    await judge_devices(stage, destination, wire.relay.snapshot, volatile=volatile)
     capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, vm=guest.vm)
     if notebook.has_failed:
         await replace(capture, vm=destination).write()
@@ -104,7 +113,9 @@ def converting(stage: Stage, guest: Guest, seed_of: Callable[[int], int]) -> Pag
     return amid | PageSet.from_ranges(waiting)
 
 
-async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> None:
+async def judge_devices(
+    stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot], *, volatile: Sequence[VolatileField] = VOLATILE
+) -> None:
     """Compare what was sent beside main memory with what *vm*, loaded and stopped, saves again of it.
 
     *sent_snapshot* is called in a thread, while *vm* saves.
@@ -114,7 +125,7 @@ async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapsh
         sent, held = await asyncio.gather(asyncio.to_thread(sent_snapshot), _held_by(stage, vm))
         blocks = [compare_block(name, data, held.blocks.get(name, b"")) for name, data in sent.blocks.items()]
         notebook.judge(HOST, check_host_memory(blocks))
-        notebook.judge("state/devices", check_device_state(sent.devices, held.devices))
+        notebook.judge("state/devices", check_device_state(sent.devices, held.devices, volatile=volatile))
 
 
 async def _held_by(stage: Stage, vm: Vm) -> Snapshot:

@@ -7,9 +7,10 @@ lost write's (B3-B12), content of the other view the map's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from harness.guest.lines import SHARED_SEED
-from harness.model.early import EarlyEvidence, EarlyState, InterruptState
+from harness.model.early import EarlyEvidence, EarlyState, InterruptState, ResetPhase
 from harness.model.memory import LINES_PER_PAGE, PageDamage
 from harness.model.reboot_way import WAYS, RebootWay
 from harness.model.reset import ResetEvidence
@@ -118,6 +119,14 @@ def check_pended(evidence: EarlyEvidence, *, at_least: int) -> tuple[Finding, ..
         return ()
     detail = f"{len(pending)} interrupts were pending before {evidence.way}, {at_least} were to be"
     return (_error("precondition", "not-pending", detail),)
+
+
+def check_phase(phase: ResetPhase, *, expected: AbstractSet[str]) -> tuple[Finding, ...]:
+    """Precondition: the migration was in its phase before the reboot, and still under way behind it."""
+    if set(phase.statuses) <= expected:
+        return ()
+    detail = f"the migration was {phase.statuses[0]} before the reboot in {phase.at} and {phase.statuses[1]} after it"
+    return (_error("precondition", "not-in-phase", detail),)
 
 
 def check_events(evidence: ResetEvidence, *, way: RebootWay) -> tuple[Finding, ...]:

@@ -55,6 +55,9 @@ _LET_GO_MS = 2_000_000
 
 _HELD_MS = 1
 
+_CRAWL_BYTES_S = 1 << 20
+"""A page takes four times the longest downtime that is allowed while a migration is held."""
+
 _COMMAND_S = 10.0
 
 LATER_PASS_SYNCS = 3
@@ -151,11 +154,13 @@ async def migrate(
     deadline: Deadline,
     on_sample: Callable[[Sample], None] | None = None,
     midway: Callable[[], Awaitable[None]] | None = None,
+    midway_at: CancelAt = CancelAt.FIRST_PASS,
 ) -> Moved:
     """Send *source* to *uri*, where *destination* listens, and wait for both ends.
 
     The destination is left loaded and paused, the source stopped. A failed migration is no exception but a
-    ``Moved`` whose end says so. *midway* is awaited once while the first pass is under way.
+    ``Moved`` whose end says so. *midway* is awaited once in phase *midway_at*, and the migration is held meanwhile;
+    pre-switchover needs the capability pause-before-switchover, and is left behind it.
 
     An attempt that has not converged by *deadline* is cancelled; ``too_slow`` tells.
 
@@ -168,7 +173,7 @@ async def migrate(
         await _start(source, uri, deadline)
         stalled_s, too_slow = 0.0, ""
         try:
-            await _steer(watch, settings, midway, deadline)
+            await _steer(watch, settings, midway and _Midway(midway_at, midway), deadline)
         except LostError:
             pass  # the ends say who is gone, and why
         except DeadlineError:
@@ -181,16 +186,38 @@ async def migrate(
         return await _moved(watch, sink, settings, stalled_s=stalled_s, too_slow=too_slow)
 
 
-async def _steer(
-    watch: Watch, settings: MigrationSettings, midway: Callable[[], Awaitable[None]] | None, deadline: Deadline
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Midway:
+    at: CancelAt
+    work: Callable[[], Awaitable[None]]
+
+    async def play(self, watch: Watch, deadline: Deadline) -> None:
+        """Do it once its phase has come; not at all when the migration is over before."""
+        if await watch.until(_REACHED[self.at], deadline=deadline, what=f"phase {self.at}"):
+            await self.work()
+
+
+async def slow_down(source: Vm, *, deadline: Deadline) -> None:
+    """Send so slowly that precopy cannot come to its end as long as the guest writes a single page now and then."""
+    limits = {"downtime-limit": _HELD_MS, "max-bandwidth": _CRAWL_BYTES_S}
+    await _set_parameters(source, limits, deadline)
+
+
+async def _steer(watch: Watch, settings: MigrationSettings, midway: _Midway | None, deadline: Deadline) -> None:
     """Hold the migration, let it go, and wait for its end on the source."""
-    if midway and await watch.until(lambda w: w.status == "active", deadline=deadline, what="start of the stream"):
-        await midway()
+    is_late = midway is not None and midway.at is CancelAt.PRE_SWITCHOVER
+    if midway and not is_late:
+        await midway.play(watch, deadline)
+        # Whatever it took to be held meanwhile, from here on it is held as it was.
+        if settings.hold_passes > 1 and not watch.is_over:
+            await _set_parameters(watch.vm, {"max-bandwidth": settings.hold_bandwidth_bytes}, deadline)
     if settings.hold_passes > 1:
         what = f"pass {settings.hold_passes}"
         await watch.until(lambda w: w.sync_count >= settings.hold_passes, deadline=deadline, what=what)
         await _let_go(watch.vm, settings, deadline)
+    if midway and is_late:
+        await midway.play(watch, deadline)
+        await _run(watch.vm, "migrate-continue", {"state": "pre-switchover"}, deadline)
     await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the migration")
 
 

@@ -105,3 +105,12 @@ class EarlyEvidence:
     """Of the damages, where somebody looked."""
     pended: tuple[EarlyInterrupt, ...] = field(default=())
     """What was pending just before the reboot, where that was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetPhase:
+    """Where a migration stood while its guest was rebooted."""
+
+    at: str
+    statuses: tuple[str, str]
+    """MigrationStatus of the source before and after the reboot."""

@@ -49,6 +49,12 @@ class Features:
     """Command line options that take key=value lists, e.g. ``sandbox``, ``plugin``."""
 
     @property
+    def major_minor(self) -> tuple[int, int]:
+        """The first two numbers of the version."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
+
+    @property
     def has_sandbox(self) -> bool:
         """Whether ``-sandbox`` is compiled in."""
         return "sandbox" in self.options
