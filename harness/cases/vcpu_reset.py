@@ -1,7 +1,7 @@
 """Registers of protected vCPUs around a reset: what POST copies back, what PRE lets QEMU write, and the bugs of both.
 
-QEMU under TCG has reset the vCPUs itself, which is what VMSA and register writes come to when nothing is wrong. The bugs
-are really inflicted: the vCPUs hold the old boot's registers, and whoever looks at QEMU sees them.
+QEMU under TCG has reset the vCPUs itself, which is what VMSA and register writes come to when nothing is wrong.
+The bugs are really inflicted: the vCPUs hold the old boot's registers, and whoever looks at QEMU sees them.
 """
 
 from __future__ import annotations
