@@ -96,9 +96,11 @@ class Rebooter:
     async def reboot(self, guest: Guest, manner: Manner) -> Guest:
         """Reboot *guest*, judge what comes back, and load it again.
 
-        Raises CaseOverError when it does not come back, as it may have to: the findings tell.
+        Raises CaseOverError when it does not come back, as it may have to, or with damaged memory: the findings tell.
         """
         guest = await self.reboot_only(guest, manner)
+        if self.stage.notebook.checks.get(early.MEMORY):
+            raise CaseOverError
         self.stage.fills += 1
         await self.load(guest)
         return guest

@@ -134,7 +134,7 @@ class Shield:
             told += host.protection.line_origins(
                 numbers, found, private=not is_shared, known=lambda number, content: told_by(gpas[number], content)
             )
-        return tuple(told)
+        return tuple(replace(origin, gpa=gpas[origin.ram_addr // LINE_SIZE]) for origin in told)
 
     def uncover(self, role: str) -> None:
         """The VM is about to end: nobody answers its calls any more, and its keys are gone."""

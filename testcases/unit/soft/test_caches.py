@@ -179,7 +179,7 @@ def test_damage_is_one_line_of_64_bytes_and_tells_where_it_came_from() -> None:
         known=lambda _, content: "the old content" if content == old else "",
     )
     assert told.written == SHARED
-    assert told.words == f"line {line * LINE_SIZE:#x}: the old content, written through C=0"
+    assert (told.ram_addr, told.content, told.view) == (line * LINE_SIZE, "the old content", "C=0")
 
 
 def test_private_content_that_falls_over_a_shared_page_is_ciphertext() -> None:
@@ -240,7 +240,7 @@ def test_nobody_knows_a_line_that_was_never_written() -> None:
         np.array([3]), garbage, read=GUEST, candidates=(SHARED, NEXT_GUEST), engine=engine(), known=lambda *_: ""
     )
     assert told.written is None
-    assert told.words == "line 0xc0: content of no view that is known"
+    assert (told.ram_addr, told.written, told.view) == (0xC0, None, "")
 
 
 def test_new_content_that_is_dirty_hides_the_old_and_follows_it() -> None:

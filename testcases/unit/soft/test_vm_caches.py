@@ -11,10 +11,7 @@ from harness.checks.stale_lines import check_stale_lines
 from harness.confidential.soft.caches.line_views import SHARED, LineView
 from harness.confidential.soft.caches.vm_caches import Key, VmCaches
 from harness.confidential.soft.processor.memory_encryption import VEK_BYTES, MemoryCipher
-from harness.model.address_map import AddressMap
-from harness.model.guest import RamLayout
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
-from harness.model.page_map import Conversion
 from harness.model.soft_fault import SoftFault
 
 PAGES = 16
@@ -32,8 +29,7 @@ class Guest:
 
     def __init__(self, seed: int, *faults: SoftFault) -> None:
         self.ram = np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
-        addresses = AddressMap.of(RamLayout(below_4g_bytes=len(self.ram), total_bytes=len(self.ram)))
-        self.caches = VmCaches(self.ram, addresses, asid=3, key=key(1), cpus=4, seed=seed, faults=frozenset(faults))
+        self.caches = VmCaches(self.ram, asid=3, key=key(1), cpus=4, seed=seed, faults=frozenset(faults))
         self.lines = self.ram.reshape(-1, LINE_SIZE)
         self.written = [self.lines.copy()]
         self.random = np.random.default_rng(seed)
@@ -43,8 +39,7 @@ class Guest:
         self.lines[span] = self.written[-1][span] = self.random.integers(256, size=self.lines[span].shape)
 
     def convert(self, *, private: bool) -> None:
-        size_bytes = len(SHARED_PAGES) * PAGE_SIZE
-        self.caches.convert(Conversion.of_bytes(SHARED_PAGES.start * PAGE_SIZE, size_bytes, private=private))
+        self.caches.convert([(SHARED_PAGES.start, SHARED_PAGES.stop)], private=private)
 
     def boot(self, *, converts: bool = True) -> np.ndarray:
         """Lines that are wrong before it reboots."""
@@ -128,14 +123,3 @@ def test_a_bad_flush_of_a_conversion(fault: SoftFault, most: int | None) -> None
     assert found
     assert found <= set(rings)
     assert most is None or found == {rings[-1]}
-
-
-def test_a_conversion_that_was_refused_changes_nothing() -> None:
-    guest = Guest(1)
-    guest.write(range(PAGES))
-    guest.caches.convert(Conversion(gpa=SHARED_PAGES.start * PAGE_SIZE, pages=4, attributes=0, result=-22))
-    guest.write(range(PAGES))
-    guest.caches.time_passes()
-    guest.caches.time_passes()
-    assert not len(guest.bad())
-    assert not guest.caches.hurt

@@ -52,8 +52,12 @@ class Caches:
         view: LineView,
         extents: Extents | None = None,
         capacity_lines: int = CAPACITY_LINES,
+        dirty_share: float = 1.0,
     ) -> None:
-        """Nothing is dirty yet, and all pages are used through *view*. *ram* is shared with QEMU, ram_addr 0 first."""
+        """Nothing is dirty yet, and all pages are used through *view*. *ram* is shared with QEMU, ram_addr 0 first.
+
+        *dirty_share* of what was written is still dirty when somebody looks; the rest has gone to memory by itself.
+        """
         self.cpus = cpus
         self._rng = np.random.default_rng(seed)
         self._engine = engine
@@ -61,7 +65,7 @@ class Caches:
         self._views = [view]
         self._page_views = np.zeros(-(-len(ram) // (LINES_PER_PAGE * LINE_SIZE)), dtype=np.uint8)
         self._copies = DirtyCopies(len(ram) // LINE_SIZE)
-        self._capacity = capacity_lines * cpus
+        self._capacity, self._dirty_share = capacity_lines * cpus, dirty_share
 
     @property
     def dirty_lines(self) -> int:
@@ -166,15 +170,22 @@ class Caches:
         stored = []
         for number in np.flatnonzero(np.bincount(views)).tolist():
             rows = np.flatnonzero(views == number)
-            if len(rows) > self._capacity:
-                chosen = np.zeros(len(rows), dtype=np.bool_)
-                chosen[self._rng.choice(len(rows), self._capacity, replace=False)] = True
-                # What does not fit went to memory at once, and is newer than what the caches had of it.
-                self._copies.drop(number, lines[rows[~chosen]])
-                rows = rows[chosen]
+            chosen = self._that_stay(len(rows))
+            # What does not stay went to memory at once, and is newer than what the caches had of it.
+            self._copies.drop(number, lines[rows[~chosen]])
+            rows = rows[chosen]
             contents = self._written.contents(lines[rows])
             stored.append(self._copies.store(number, lines[rows], cpus[rows], contents))
         return np.concatenate(stored)
+
+    def _that_stay(self, count: int) -> Flags:
+        """Which of so many newly written lines are in caches: a share of them, and no more than there is room for."""
+        stay = min(round(count * self._dirty_share), self._capacity)
+        if self._dirty_share < 1 and stay < self._capacity:
+            return self._rng.random(count, dtype=np.float32) < self._dirty_share
+        chosen = np.zeros(count, dtype=np.bool_)
+        chosen[self._rng.choice(count, stay, replace=False) if stay < count else slice(None)] = True
+        return chosen
 
     def _make_room(self) -> None:
         """What does not fit is written back: of each view only copies that do no harm."""

@@ -27,6 +27,8 @@ class LineOrigin:
     """The view it was written through; None when nothing known comes out of it."""
     content: str = ""
     """What was written, in the words of whoever recognised it."""
+    gpa: int | None = None
+    """Where the guest has it; None where nobody said."""
 
     @property
     def view(self) -> str:
@@ -34,11 +36,9 @@ class LineOrigin:
         return str(self.written) if self.written else ""
 
     @property
-    def words(self) -> str:
-        """For a finding's detail."""
-        if self.written is None:
-            return f"line {self.ram_addr:#x}: content of no view that is known"
-        return f"line {self.ram_addr:#x}: {self.content}, written through {self.written}"
+    def place(self) -> str:
+        """Where it is, for people."""
+        return f"ram_addr {self.ram_addr:#x}" if self.gpa is None else f"gpa {self.gpa:#x}"
 
 
 def origins(

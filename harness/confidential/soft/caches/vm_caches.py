@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 
 from harness.confidential.soft.caches.cache import CAPACITY_LINES, Caches, WriteBack
@@ -12,11 +12,13 @@ from harness.confidential.soft.caches.line_origin import Known, LineOrigin, orig
 from harness.confidential.soft.caches.line_views import SHARED, LineView, MemoryEngine
 from harness.confidential.soft.caches.written_lines import Contents, Extents, Lines
 from harness.confidential.soft.processor.memory_encryption import MemoryCipher
-from harness.model.address_map import AddressMap
-from harness.model.page_map import Conversion, PageMap
+from harness.model.page_map import PageMap
 from harness.model.soft_fault import SoftFault
 
 Key = Callable[[], MemoryCipher]
+
+DIRTY_SHARE = 0.75
+"""Lines of a page that was written a while ago are not all dirty any more: damage is of lines and not of pages."""
 
 
 class VmCaches:
@@ -25,7 +27,6 @@ class VmCaches:
     def __init__(
         self,
         ram: Contents,
-        addresses: AddressMap,
         *,
         asid: int,
         key: Key,
@@ -39,7 +40,6 @@ class VmCaches:
         self.private = LineView(asid)
         self.hurt: Counter[LineView] = Counter()
         """Lines whose content was changed by a write-back, by the view that they came from: whether a fault struck."""
-        self._addresses = addresses
         self._engine = MemoryEngine()
         self._engine.load(self.private, key)
         self._seen_views = [self.private]
@@ -51,6 +51,7 @@ class VmCaches:
             view=self.private,
             extents=extents,
             capacity_lines=capacity_lines,
+            dirty_share=DIRTY_SHARE,
         )
         self._flush = HostFlush(self._caches, FlushRules.of(faults))
 
@@ -60,17 +61,13 @@ class VmCaches:
         for start, end in page_map.shared.ranges():
             self._caches.use(SHARED, start, end)
 
-    def convert(self, conversion: Conversion) -> None:
-        """A conversion, before its guest is answered: of pages whose view changes the old one is flushed.
+    def convert(self, spans: Iterable[tuple[int, int]], *, private: bool) -> None:
+        """RAM pages are converted, and nothing was written through the new view yet: where it changes, it is flushed.
 
-        A refused one does nothing. The vCPU stands still; only its own pages can be written back to, and those of
-        earlier damage.
+        The vCPU stands still; only its own pages can be written back to, and those of earlier damage.
         """
-        if not conversion.took_effect:
-            return
-        old, new = (SHARED, self.private) if conversion.is_private else (self.private, SHARED)
-        first = conversion.gpa >> 12
-        for low, high in self._addresses.ram_spans(first, first + conversion.pages):
+        old, new = (SHARED, self.private) if private else (self.private, SHARED)
+        for low, high in spans:
             for start, end in self._caches.pages_not_of(new, low, high):
                 self._note(self._flush.pages(start, end, old=old, new=new))
                 self._caches.use(new, start, end)

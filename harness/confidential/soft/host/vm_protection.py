@@ -42,6 +42,7 @@ from harness.confidential.soft.processor.processor_guest import ProcessorGuest
 from harness.confidential.soft.processor.status import CommandRefusedError, FirmwareStatus
 from harness.confidential.soft.processor.timing import AMD_SINGLE, ProcessorSpeed
 from harness.model.address_map import AddressMap
+from harness.model.memory import PAGE_SHIFT
 from harness.model.page_map import Conversion, PageMap
 from harness.model.page_set import PageSet
 from harness.model.protection import ProtectionSnapshot
@@ -115,7 +116,6 @@ class VmProtection:
         self._make_caches = partial(
             VmCaches,
             ram,
-            addresses,
             key=lambda: guest.memory,
             cpus=CPUS,
             seed=seed.sub("caches"),
@@ -331,6 +331,12 @@ class VmProtection:
         with self._lock:
             return self._list.pack()
 
+    @property
+    def hides_registers(self) -> bool:
+        """Whether KVM shows QEMU no registers of this guest: its vCPU state is encrypted, and protected."""
+        with self._lock:
+            return self.flavour.is_es and self._vcpus.are_protected
+
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         """SEND_UPDATE_VMSA. CommandRefusedError."""
         return self._out.seal_vmsa(vcpu, page)
@@ -439,9 +445,15 @@ class VmProtection:
         with self._lock:
             self._guest.close()
 
-    def _turns(self, conversion: Conversion) -> None:
-        if self._caches:
-            self._caches.convert(conversion)
+    def _turns(self, vcpu: int, conversion: Conversion) -> None:
+        if self._caches is None:
+            return
+        first = conversion.gpa >> PAGE_SHIFT
+        spans = self.addresses.ram_spans(first, first + conversion.pages)
+        if not self._memory.is_converting(vcpu, unsaid=False):
+            # A kernel that begins calls all memory private, pages among it that it uses as shared all along.
+            spans = self._memory.spans_not_of(View.SHARED if conversion.is_private else View.PRIVATE, spans)
+        self._caches.convert(spans, private=conversion.is_private)
 
     def _hello(self, request: HypercallRequest) -> None:
         if self._boot_id not in {None, request.boot_id} and not self._is_reset:

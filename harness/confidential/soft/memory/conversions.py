@@ -68,8 +68,8 @@ class Conversions:
     """What each successful call gives the guest; 0: content is left as it was."""
     contents: TakeContents
     """Of RAM page spans, at this moment, a copy."""
-    turns: Callable[[Conversion], None] = lambda _conversion: None
-    """Told of each that succeeds, before the guest is answered and writes through the other view."""
+    turns: Callable[[int, Conversion], None] = lambda _vcpu, _conversion: None
+    """Told of each that succeeds, with its vCPU, before that is answered and writes through the other view."""
     log: list[Conversion] = field(default_factory=list)
     initial: PageMap | None = None
     """The host's map before the first of *log*; None is all private."""
@@ -110,7 +110,7 @@ class Conversions:
             spans = self._turning(done)
             self._latest[vcpu] = Unfinished(spans, self.contents(spans))
         self.host_list.convert(done)
-        self.turns(done)
+        self.turns(vcpu, done)
         if done is asked:
             return HypercallReply(extra=self.scramble_key)
         return HypercallReply(value=gpa + (done.pages << 12), extra=self.scramble_key, flags=ReplyFlag.RETRY)

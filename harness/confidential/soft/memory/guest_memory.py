@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.confidential.soft.memory.guest_tables import GuestTables, TableMap, View, Views
+from harness.confidential.soft.memory.guest_tables import GuestTables, TableMap, View, Views, runs_of
 from harness.confidential.soft.memory.memory_views import encrypted, pages_of
 from harness.confidential.soft.memory.whereabouts import Whereabouts, is_converting
 from harness.confidential.soft.processor.processor_guest import ProcessorGuest
@@ -54,6 +56,14 @@ class GuestMemory:
         parts = [self._pages[start:end] for start, end in spans]
         return np.concatenate(parts) if parts else np.empty((0, PAGE_SIZE), dtype=np.uint8)
 
+    def spans_not_of(self, view: View, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Of spans of RAM pages those parts that the tables do not call *view*."""
+        found: list[tuple[int, int]] = []
+        for start, end in spans:
+            kept = self.look(np.arange(start, end, dtype=np.uint64)) != view
+            found += [(start + low, start + high) for low, high in runs_of(kept).reshape(-1, 2).tolist()]
+        return found
+
     def read(self, gpa: int) -> bytes | None:
         """The page at *gpa* as the host's CPU reads it, whatever its list says of it; None where no RAM is."""
         spans = self.addresses.ram_spans(gpa >> 12, (gpa >> 12) + 1)
@@ -65,8 +75,8 @@ class GuestMemory:
             content = encrypted(self._guest.memory, ram_pages, content)
         return content.tobytes()
 
-    def is_converting(self, vcpu: int) -> bool:
-        """Whether *vcpu* may be amid a conversion, as far as the guest's cvm page tells."""
+    def is_converting(self, vcpu: int, *, unsaid: bool = True) -> bool:
+        """Whether *vcpu* may be amid a conversion, as far as the guest's cvm page tells; *unsaid* where it does not."""
         page = self.read(self.whereabouts.cvm_gpa) if self.whereabouts else None
         said = is_converting(page, vcpu) if page else None
-        return True if said is None else said
+        return unsaid if said is None else said
