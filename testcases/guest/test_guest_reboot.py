@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from harness.guest.early_memory import wrong_lines
+from harness.guest.early_memory import firmware_scratch, wrong_lines
 from harness.guest.lines import page_bytes
 from harness.guest.probe import Probe
 from harness.guest.reboot import early_report, reboot_guest, spare
@@ -25,16 +26,32 @@ PENDED = 8
 MEMORY_MIB = 64
 
 
+@dataclass
+class RamOf:
+    """A VM's memory as the harness has it."""
+
+    vm: Vm
+
+    @property
+    def view(self) -> memoryview:
+        return self.vm.ram
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.vm.ram)
+
+    def data_extents(self) -> list[tuple[int, int]]:
+        return [(0, len(self.vm.ram))]
+
+
 def devices(arch: Arch) -> list[str]:
     words = [word for device in devices_of(ways_of(arch)) for word in ("-device", device)]
     return [*words, "-action", "panic=pause"]
 
 
 def scratch_of(vm: Vm, description: GuestDescription) -> GpaRange | None:
-    """Managed pages that are not zero before the first FILL: firmware worked there."""
-    pages = [gpa for span in description.managed for gpa in range(span.start, span.end, PAGE_SIZE)]
-    used = [gpa for gpa in pages if any(page_at(vm, gpa))]
-    return GpaRange(min(used), max(used) + PAGE_SIZE) if used else None
+    """Where firmware works in managed memory."""
+    return firmware_scratch(RamOf(vm), vm.layout, description)
 
 
 def page_at(vm: Vm, gpa: int) -> bytes:
@@ -169,18 +186,11 @@ def test_damage_is_told_by_its_size(first_lab: Lab, damaged: Any, kind: Damage, 
             (damage,) = report.damages
             assert report.by_kind == {kind: 1}
             assert (damage.gpa, damage.lines) == (gpa, lines)
-            found = wrong_lines([damage], RamOf(vm), vm.layout, private_seed=SEED)  # type: ignore[arg-type]
+            found = wrong_lines([damage], RamOf(vm), vm.layout, private_seed=SEED)
             assert [line.gpa for line in found] == [gpa + LINE_SIZE * line for line in range(lines)]
             assert not any(line.is_shared for line in found)
 
     first_lab.play(story())
-
-
-class RamOf:
-    """What wrong_lines() wants of a memory."""
-
-    def __init__(self, vm: Vm) -> None:
-        self.view = vm.ram
 
 
 def test_a_page_that_is_being_written_is_left_out(first_lab: Lab) -> None:
