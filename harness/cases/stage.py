@@ -294,12 +294,13 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
         trim_kib=settings.trim_kib,
         below_4g_mib=settings.below_4g_mib,
         kernel=str(probe_image(request.arch)),
+        firmware=settings.firmware,
+        devices=settings.devices_on(request.arch),
     )
     flavour = find_backend(request.backend).flavour
     faults = plan_faults(request.faults).soft
     if not isinstance(settings, MigrationCaseSettings):
         return dressed(spec, flavour, faults) if flavour else spec
     # Where the platform plays the reset, QEMU pauses the VM for it.
-    reboots = settings.reboots and not (flavour and settings.plays_resets)
-    spec = replace(spec, reboots=reboots, devices=settings.devices_on(request.arch), firmware=settings.firmware)
+    spec = replace(spec, reboots=settings.reboots and not (flavour and settings.plays_resets))
     return dressed(spec, flavour, faults, holds_firmware=settings.holds_firmware) if flavour else spec
