@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import struct
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from harness.guest.early_memory import firmware_scratch, wrong_lines
+from harness.guest.frames import Frame, FrameReader, Kind
 from harness.guest.lines import page_bytes
 from harness.guest.probe import Probe
+from harness.guest.protocol import Command, parse_ready
 from harness.guest.reboot import early_report, reboot_guest, spare
 from harness.model.early import EarlyReport, EarlyState, InterruptState
 from harness.model.errors import ProtocolError
-from harness.model.guest import GuestDescription, Workload
+from harness.model.guest import CrashKind, GuestDescription, HaltMode, Workload
 from harness.model.machine import Arch
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE, Damage, GpaRange
 from harness.model.reboot_way import WAYS, RebootWay, devices_of, ways_of
@@ -236,3 +240,37 @@ def test_a_machine_without_a_way_says_so(first_lab: Lab) -> None:
                     await reboot_guest(probe, way, deadline=first_lab.deadline)
 
     first_lab.play(story())
+
+
+@pytest.mark.parametrize("command", [Command.REBOOT, Command.HALT, Command.CRASH], ids=lambda code: code.name)
+def test_a_repeat_of_what_ended_a_boot_does_not_end_the_next(first_lab: Lab, command: Command) -> None:
+    async def story() -> None:
+        async with first_lab.guest(memory_mib=MEMORY_MIB) as (vm, probe, _):
+            way = RebootWay.PSCI if first_lab.arch is Arch.AARCH64 else RebootWay.RESET_PORT
+            payloads = {
+                Command.REBOOT: struct.pack("<III", WAYS[way].code, 1, 0),
+                Command.HALT: struct.pack("<I", HaltMode.RESET),
+                Command.CRASH: struct.pack("<I", CrashKind.TRIPLE_FAULT),
+            }
+            await probe.close()
+            reader, writer = vm.channel
+            frames = FrameReader()
+            wire = Frame(kind=Kind.REQUEST, code=command, seq=77, payload=payloads[command]).encode()
+            writer.write(wire + bytes(-len(wire) % 8))
+            ready = await next_frame(reader, frames, Kind.EVENT)
+            assert parse_ready(ready.payload).boot_count == 2
+            writer.write(wire + bytes(-len(wire) % 8))
+            again = await next_frame(reader, frames, Kind.REPLY)
+            assert (again.seq, again.payload) == (77, b"")
+            probe.attach(reader, writer)
+            assert (await probe.describe(deadline=first_lab.deadline)).boot_count == 2
+
+    first_lab.play(story())
+
+
+async def next_frame(reader: asyncio.StreamReader, frames: FrameReader, kind: Kind) -> Frame:
+    """The next frame of *kind*; others are dropped, a READY of an earlier boot with them."""
+    while True:
+        for frame in frames.feed(await reader.read(4096)):
+            if frame.kind is kind:
+                return frame
