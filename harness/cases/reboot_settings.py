@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from harness.cases.circumstances import ProtectedCaseSettings
 from harness.migration.settings import CancelAt
 from harness.model.guest import Workload
-from harness.model.machine import Arch
+from harness.model.machine import Arch, MachineSpec
 from harness.model.reboot_way import RebootWay, devices_of, ways_of
 
 _CONVERSIONS_PER_TICK = 4
@@ -63,9 +64,10 @@ class RebootSettings(ProtectedCaseSettings):
         """The ways of this case on a machine of *arch*, in the order of the table."""
         return tuple(way for way in ways_of(arch) if not self.ways or way in self.ways)
 
-    def devices_on(self, arch: Arch) -> tuple[str, ...]:
-        """``-device`` options that they need."""
-        return devices_of(self.ways_on(arch))
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """With the devices that the ways need."""
+        made = super().machine_for(spec)
+        return replace(made, devices=(*made.devices, *devices_of(self.ways_on(spec.arch))))
 
     def protected(self) -> Self:
         """The same for a backend that protects memory: the guest converts pages while it works; caches are played."""

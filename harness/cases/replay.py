@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
@@ -35,7 +35,7 @@ from harness.model.deadline import Deadline
 from harness.model.errors import PreconditionError, TooSlowError, UnsupportedError
 from harness.model.evidence import Pulse
 from harness.model.guest import PatternCheck, RamLayout
-from harness.model.machine import MAX_VCPUS, Arch
+from harness.model.machine import MAX_VCPUS, MachineSpec
 from harness.model.memory import Damage
 from harness.model.verdict import Finding
 from harness.report.store import Keep
@@ -68,9 +68,9 @@ class ReplaySettings(Settings):
     capabilities: Mapping[str, bool] = Field(default_factory=dict)
     """Further migration capabilities of the destination; those that the stream names are set anyway."""
 
-    def devices_on(self, arch: Arch) -> tuple[str, ...]:  # noqa: ARG002 - they are of this stream's machine
-        """As *devices* says."""
-        return self.devices
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """With the devices of this stream's machine."""
+        return replace(spec, devices=(*spec.devices, *self.devices))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ from harness.cases.case import named_case
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.replay import CASE_ID, ReplaySettings
 from harness.cases.request import Request
-from harness.cases.settings import parse_settings, validate
+from harness.cases.settings import Settings, parse_settings, validate
 from harness.model.errors import UsageError
+from harness.model.machine import MachineSpec
 from harness.model.seed import Seed
 from harness.report.store import Keep
 
@@ -38,15 +39,15 @@ def request_of(file: Path, words: Words) -> Request:
             hint="play it again with 'cvmig repro RUN_DIR'; 'cvmig stream inspect' shows what is in the stream",
         )
     seed = parse_seed(words.seed) if words.seed else Seed(origin.request["seed"]) if origin else None
-    rebooted = _rebooted(origin)
+    case = _case_of(origin)
     accel = parse_accel(words.accel) or (origin and origin.accel) or capture.accel()
     defaults = {
         **machine,
         "deadline_s": _DEADLINE_S + _S_PER_GIB * capture.summary.size_bytes / (1 << 30),
         "file": str(file.resolve()),
         # A guest that was rebooted has been filled with another pattern since.
-        "pattern_seed": None if rebooted else seed and seed.sub("pattern"),
-        "devices": rebooted.devices_on(capture.arch) if rebooted else (),
+        "pattern_seed": None if isinstance(case, RebootSettings) else seed and seed.sub("pattern"),
+        "devices": case.machine_for(MachineSpec(arch=capture.arch)).devices if case else (),
         "is_probe": origin is not None and capture.has_memory,
     }
     return Request(
@@ -60,11 +61,11 @@ def request_of(file: Path, words: Words) -> Request:
     )
 
 
-def _rebooted(origin: Origin | None) -> RebootSettings | None:
-    """Settings of the case that the stream is from, when that rebooted its guest: its machine had devices for it."""
+def _case_of(origin: Origin | None) -> Settings | None:
+    """Settings of the case that the stream is from, where they still mean something: its machine had devices for it."""
+    if origin is None:
+        return None
     try:
-        case = named_case(str(origin.request.get("case"))) if origin else None
-        settings = case and validate(case.settings, origin.request["settings"]) if origin else None
+        return validate(named_case(str(origin.request.get("case"))).settings, origin.request["settings"])
     except (KeyError, UsageError):
         return None
-    return settings if isinstance(settings, RebootSettings) else None

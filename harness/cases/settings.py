@@ -15,7 +15,7 @@ from harness.cases.protection_settings import ProtectionSettings
 from harness.migration.settings import CancelAt, MigrationSettings, Transport
 from harness.model.errors import UsageError
 from harness.model.guest import Workload
-from harness.model.machine import TCG_TRIM_KIB, Arch
+from harness.model.machine import TCG_TRIM_KIB, MachineSpec
 
 _PASSES_PER_S = 5
 _SLOW_MIB_S = 16
@@ -42,9 +42,9 @@ class Settings(BaseModel):
     deadline_s: float = Field(default=60.0, gt=0, le=24 * 3600)
     """The case ends by then, whatever happens."""
 
-    def devices_on(self, arch: Arch) -> tuple[str, ...]:  # noqa: ARG002 - for cases that need some
-        """Further ``-device`` options of a machine of *arch*."""
-        return ()
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """*spec* with what this case wants of the machine besides what can be set."""
+        return spec
 
 
 class MigrationCaseSettings(Settings):

@@ -295,8 +295,8 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
         below_4g_mib=settings.below_4g_mib,
         kernel=str(probe_image(request.arch)),
         firmware=settings.firmware,
-        devices=settings.devices_on(request.arch),
     )
+    spec = settings.machine_for(spec)
     flavour = find_backend(request.backend).flavour
     faults = plan_faults(request.faults).soft
     if not isinstance(settings, MigrationCaseSettings):

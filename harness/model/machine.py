@@ -98,6 +98,8 @@ class MachineSpec:
     """Memory below 4 GiB (``max-ram-below-4g``); the rest begins at 4 GiB. 0 leaves it to the machine type."""
     hypercall_port: bool = False
     """A third serial port on which a protected guest calls its host."""
+    interrupt_vectors: int = 0
+    """MSI-X vectors of a device that the harness plays (ivshmem-doorbell); 0: the machine has none."""
     firmware: str = ""
     """Value of ``-bios``; empty is the machine type's own. ``qboot.rom`` is 25 ms faster than SeaBIOS."""
     uuid: str = ""
@@ -164,3 +166,5 @@ class FdPlan:
     """Socket of COM2, or of virt's pci-serial: the guest's command protocol."""
     hypercalls: int = 7
     """Socket of COM3: what a protected guest asks its host. Only where the machine has that port."""
+    interrupts: int = 8
+    """Socket of the ivshmem server. Only where the machine has that device."""

@@ -42,6 +42,7 @@ def command_line(spec: MachineSpec, binary: Knows, *, name: str, incoming: bool,
         *_machine(spec, fds),
         *_control(spec, fds),
         *(_hypercalls(fds) if spec.hypercall_port else ()),
+        *(_interrupts(spec, fds) if spec.interrupt_vectors else ()),
         *_payload(spec),
         *(word for device in spec.devices for word in ("-device", device)),
         *("-S", *(("-incoming", "defer") if incoming else ())),
@@ -104,6 +105,12 @@ def _hypercalls(fds: FdPlan) -> tuple[str, ...]:
         *("-chardev", f"socket,id=hypercalls,fd={fds.hypercalls}"),
         *("-device", "isa-serial,id=com3,index=2,chardev=hypercalls"),
     )
+
+
+def _interrupts(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
+    # Only a master can migrate. A fixed slot keeps its stream's name.
+    device = f"ivshmem-doorbell,chardev=interrupts,vectors={spec.interrupt_vectors},master=on,addr=0x10"
+    return ("-chardev", f"socket,id=interrupts,fd={fds.interrupts}", "-device", device)
 
 
 def _payload(spec: MachineSpec) -> tuple[str, ...]:
