@@ -29,6 +29,8 @@ class RebootSettings(ProtectedCaseSettings):
     """How long the guest works between two reboots, on its own clock's heartbeats."""
     boot_s: float = Field(default=30.0, gt=0)
     """A guest that is not back by then, and was not ended either, hangs."""
+    new_vmfd: bool = True
+    """Under KVM a reset gives the guest another VM descriptor, where QEMU has x-change-vmfd-on-reset (11.0)."""
     cancel_at: tuple[CancelAt, ...] = tuple(CancelAt)
     """Phases of the migration in which something happens, in turn: an attempt is cancelled, the guest is rebooted."""
 
@@ -52,6 +54,11 @@ class RebootSettings(ProtectedCaseSettings):
     def plays_resets(self) -> bool:
         """Around a protected guest the platform plays what KVM does then."""
         return True
+
+    @property
+    def changes_vmfd(self) -> bool:
+        """As new_vmfd says."""
+        return self.new_vmfd
 
     def ways_on(self, arch: Arch) -> tuple[RebootWay, ...]:
         """The ways of this case on a machine of *arch*, in the order of the table."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.cases.faults import HostFault
 from harness.cases.stage import Guest, Stage
+from harness.cases.vcpu_reset import after_reset, before_reset
 from harness.cases.witness import run_state
 from harness.checks import reset_vcpu
 from harness.guest.protocol import Ready
@@ -73,6 +74,7 @@ async def reset_paused(stage: Stage, vm: Vm, *, deadline: Deadline, resume: bool
     """
     assert stage.shield
     await run_state(stage, vm)  # whoever answers has left the loop in which it stopped the VM
+    old = await before_reset(stage, vm, deadline=deadline)
     await asyncio.to_thread(stage.shield.reset_begins, vm)
     since = vm.qmp.cursor
     await vm.qmp.execute("set-action", {"reboot": "reset"}, deadline=deadline)
@@ -82,6 +84,7 @@ async def reset_paused(stage: Stage, vm: Vm, *, deadline: Deadline, resume: bool
     vcpus = await asyncio.to_thread(stage.shield.reset_done, vm)
     if vcpus:
         stage.notebook.judge(reset_vcpu.CHECK, reset_vcpu.check_reset_vcpus(vcpus))
+    await after_reset(stage, vm, old, deadline=deadline)
     if resume and not stage.strikes(HostFault.STAYS_PAUSED):
         await vm.qmp.execute("cont", deadline=deadline)
     return since
@@ -102,7 +105,7 @@ async def _until_paused(vm: Vm, back: asyncio.Future[Any], *, since: int, deadli
 
 async def _refuse(vm: Vm, way: RebootWay, deadline: Deadline) -> None:
     """QEMU ends a guest whose vCPUs it cannot reset: as it does with ``-action reboot=shutdown``."""
-    if way is RebootWay.HOST:
+    if way in {RebootWay.HOST, RebootWay.PANIC}:
         since = vm.qmp.cursor
         await vm.qmp.execute("system_reset", deadline=deadline)
         await vm.qmp.wait_event("SHUTDOWN", since=since, deadline=deadline)

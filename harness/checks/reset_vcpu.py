@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from harness.model.reset import VcpuAtReset
+from harness.model.reset import POWER_ON, Registers, VcpuAtReset
 from harness.model.verdict import Finding
 
 CHECK = "reset/vcpu"
@@ -49,3 +49,34 @@ def check_reset_vcpus(vcpus: Sequence[VcpuAtReset]) -> tuple[Finding, ...]:
             where = ", ".join(f"vCPU {number}" for number, _ in broken)
             found.append(Finding(check=CHECK, kind=kind, where=where, detail=broken[0][1], remedy=remedy))
     return tuple(found)
+
+
+_VMSA = "class B24: POST_SYSTEM_RESET copies back the VMSA that LAUNCH_UPDATE_VMSA measured, of each vCPU"
+_CONTROL = ("cr0", "cr4", "efer")
+_SHOWN = 4
+
+
+def check_reset_registers(vcpus: Sequence[Registers]) -> tuple[Finding, ...]:
+    """Behind a reset the registers of each vCPU, by number, are those of one that was just switched on."""
+    found = []
+    for number, registers in enumerate(vcpus):
+        wrong = [name for name, value in POWER_ON.items() if registers.get(name) != value]
+        if not wrong:
+            continue
+        has_old_vmsa = "rip" in wrong or "rsp" in wrong
+        told = ", ".join(f"{name} is {registers.get(name, 0):#x}" for name in _first(wrong)[:_SHOWN])
+        found.append(
+            Finding(
+                check=CHECK,
+                kind="old-vmsa" if has_old_vmsa else "old-control-registers",
+                where=f"vCPU {number}",
+                detail=f"{len(wrong)} registers are not those of a reset vCPU: {told}",
+                remedy=_VMSA if has_old_vmsa else _RULES[0][2],
+            )
+        )
+    return tuple(found)
+
+
+def _first(names: Sequence[str]) -> Sequence[str]:
+    """What says most, first."""
+    return [name for name in ("rip", *_CONTROL) if name in names] or names

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 _KVMIO = 0xAE
 """Linux include/uapi/linux/kvm.h."""
@@ -96,6 +97,22 @@ class ResetEvidence:
         SeaBIOS does so on a warm start (seen with QEMU 7.2 under TCG and KVM): ``guest-reset``, once or more.
         """
         return tuple(event for event in self.events if event.name == "RESET")
+
+
+Registers = Mapping[str, int]
+"""Of one vCPU: names of 64-bit mode in lower case, ``cs`` is a selector and ``cs.base`` its base."""
+
+POWER_ON: Registers = MappingProxyType(
+    {
+        **dict.fromkeys(("rax", "rbx", "rcx", "rsi", "rdi", "rbp", "rsp", "cr2", "cr3", "cr4", "efer"), 0),
+        "rip": 0xFFF0,
+        "rflags": 0x2,
+        "cr0": 0x60000010,
+        "cs": 0xF000,
+        "cs.base": 0xFFFF0000,
+    }
+)
+"""Of an x86 vCPU behind RESET (Intel SDM vol. 3, table 10-1). RDX tells the processor's model, so it is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,7 @@ class SoftFault(StrEnum):
     FLUSH_LINE_SHORT = "kvm-flush-line-short"
     STATE_STAYS_PROTECTED = "kvm-state-stays-protected"
     STATE_UNPROTECTED = "kvm-state-unprotected"
+    VMSA_SNAPSHOT_STALE = "kvm-vmsa-snapshot-stale"
     GHCB_KEPT = "kvm-ghcb-kept"
     SIPI_FLAG_KEPT = "kvm-sipi-flag-kept"
     READY_KEPT = "kvm-ready-kept"
@@ -170,6 +171,13 @@ def _rows() -> tuple[SoftFaultEntry, ...]:
         row(fault.FLUSH_LINE_SHORT, "B23", kvm, "flushes a converted range but its last line", "memory/stale-lines"),
         row(fault.STATE_STAYS_PROTECTED, "B24", kvm, "guest_state_protected is not cleared at a reset", "reset/vcpu"),
         row(fault.STATE_UNPROTECTED, "B24", kvm, "guest_state_protected is not set again after a reset", "reset/vcpu"),
+        row(
+            fault.VMSA_SNAPSHOT_STALE,
+            "B24",
+            kvm,
+            "a reset copies back a VMSA that is not the one of the launch",
+            "reset/vcpu",
+        ),
         row(fault.GHCB_KEPT, "B24", kvm, "a reset keeps the GHCB of every vCPU", "reset/vcpu"),
         row(fault.SIPI_FLAG_KEPT, "B24", kvm, "a reset keeps who has had its first SIPI", "reset/vcpu"),
         row(fault.READY_KEPT, "B18", kvm, "READY outlives a reset, or a vCPU that went offline", "handshake/blocker"),

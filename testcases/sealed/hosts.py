@@ -137,6 +137,10 @@ class Host:
             return None
         return serialise(PageMap(total_pages=self.pages, shared=self.shared), self.addresses)
 
+    @property
+    def hides_registers(self) -> bool:
+        return self.flavour.is_es
+
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         return self.processor.send_update_vmsa(self.handle, vcpu, page)
 

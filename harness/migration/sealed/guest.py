@@ -91,6 +91,11 @@ class OutgoingGuest(Protocol):
         """The list as it travels; None when it does not."""
         ...
 
+    @property
+    def hides_registers(self) -> bool:
+        """Whether QEMU finds no registers to put into the stream: they travel in VMSA packets."""
+        ...
+
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         """SEND_UPDATE_VMSA."""
         ...

@@ -151,7 +151,7 @@ class Sealer:
 
     def _device_sections(self, element: Tail | TailPiece | Opaque) -> Buffers:
         """Of an ES guest nothing before all is there, because the registers are among it."""
-        if not self._guest.flavour.is_es:
+        if not self._guest.hides_registers:
             return [encode(element)]
         if isinstance(element, Opaque):
             raise StreamError(f"no registers can be found: {element.reason}", offset=0)
@@ -315,7 +315,7 @@ class Sealer:
             self.struck[SoftFault.LIST_NOT_SENT] += 1
         else:
             buffers.append(list_record(self._name(), shared))
-        if self._guest.flavour.is_es:
+        if self._guest.hides_registers:
             self._held = [encode(mark)]
             return buffers
         return [*buffers, encode(mark)]

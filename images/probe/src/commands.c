@@ -293,6 +293,8 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 void command_finish(uint16_t code, const uint8_t *payload, uint32_t size)
 {
 	cvm_command_finish(code);
+	if (code == CMD_REBOOT || code == CMD_CRASH || code == CMD_HALT)
+		channel_keep();
 	if (code == CMD_REBOOT)
 		reboot();
 	if (size != 4)

@@ -331,6 +331,12 @@ class VmProtection:
         with self._lock:
             return self._list.pack()
 
+    @property
+    def hides_registers(self) -> bool:
+        """Whether KVM shows QEMU no registers of this guest: its vCPU state is encrypted, and protected."""
+        with self._lock:
+            return self.flavour.is_es and self._vcpus.are_protected
+
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         """SEND_UPDATE_VMSA. CommandRefusedError."""
         return self._out.seal_vmsa(vcpu, page)
