@@ -77,9 +77,9 @@ def parse_accel(text: str) -> Accel | None:
     return None if text == "auto" else _choice(Accel, text, "--accel", extra="auto")
 
 
-def parse_arch(text: str | None) -> Arch:
-    """Read ``--arch``; x86_64 when nobody said. UsageError for anything else."""
-    return _choice(Arch, text, "--arch") if text else Arch.X86_64
+def parse_arch(text: str | None) -> Arch | None:
+    """Read ``--arch``; None, which leaves it to the case, when nobody said. UsageError for anything else."""
+    return _choice(Arch, text, "--arch") if text else None
 
 
 def _expand(pattern: str, words: Words) -> list[Request]:
@@ -88,9 +88,9 @@ def _expand(pattern: str, words: Words) -> list[Request]:
     return [
         Request(
             case=case,
-            settings=_settings(case, arch, words),
+            settings=_settings(case, arch or case.arches[0], words),
             seed=first if number == 0 else Seed(first.sub("repeat", number)),
-            arch=arch,
+            arch=arch or case.arches[0],
             qemu=as_named(words.qemu),
             qemu_dst=as_named(words.qemu_dst),
             accel=parse_accel(words.accel),

@@ -42,9 +42,14 @@ async def find_binaries(request: Request, *, keeper: Keeper, deadline: Deadline)
     """Probe both binaries and choose the accelerator.
 
     Raises SetupError for a binary that is missing or is no QEMU, UsageError for one that runs other guests,
-    UnsupportedError for a machine type that one of them does not know or an accelerator that was asked for and does not
-    work.
+    UnsupportedError for an architecture that the case is not about, a machine type that one of them does not know, or
+    an accelerator that was asked for and does not work.
     """
+    if request.arch not in request.case.arches:
+        raise UnsupportedError(
+            f"{request.case.id} is not about guests of {request.arch}",
+            hint=f"leave out --arch, or give {' or '.join(request.case.arches)}",
+        )
     source = await probe_binary(locate_qemu(request.qemu, request.arch), deadline=deadline)
     destination = source
     if request.qemu_dst:

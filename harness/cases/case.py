@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.cases.settings import Settings
 from harness.model.errors import UsageError
+from harness.model.machine import Arch
 
 if TYPE_CHECKING:
     from harness.cases.stage import Stage
@@ -32,6 +33,8 @@ class Case:
     """Too slow or too large for every commit."""
     backend: str = "none"
     """What protects its memory when nobody says; a case that is about protection has one that protects."""
+    arches: tuple[Arch, ...] = tuple(Arch)
+    """Of the guests that it is about; the first one is taken when nobody says."""
 
 
 CASES: dict[str, Case] = {}
@@ -47,6 +50,7 @@ def case(
     nightly: bool = False,
     listed: bool = True,
     backend: str = "none",
+    arches: tuple[Arch, ...] = tuple(Arch),
     **defaults: Any,
 ) -> Callable[[Callable[[Stage, S], Awaitable[None]]], Callable[[Stage, S], Awaitable[None]]]:
     """Register the decorated coroutine as *case_id*."""
@@ -60,6 +64,7 @@ def case(
             play=play,
             nightly=nightly,
             backend=backend,
+            arches=arches,
         )
         return play
 

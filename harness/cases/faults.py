@@ -38,6 +38,11 @@ class HostFault(StrEnum):
     RESETS_FIRST = "host-resets-first"
     RESETS_ANYWAY = "host-resets-anyway"
     STAYS_PAUSED = "host-stays-paused"
+    DEVICE_LOSES = "irq-device-loses"
+    DEVICE_DOUBLES = "irq-device-doubles"
+    DEVICE_STOPS_LATE = "irq-device-stops-late"
+    FORWARDING_LOST = "irq-forwarding-lost"
+    TABLES_EARLY = "irq-tables-early"
     CRASH_GUEST = "guest-crash"
     HANG_GUEST = "guest-hang"
 
@@ -67,7 +72,13 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         fault.name: fault
         for fault in (
             *(
-                Fault(name=entry.name.value, owner=entry.belongs_to, summary=entry.does, caught_by=entry.caught_as)
+                Fault(
+                    name=entry.name.value,
+                    owner=entry.belongs_to,
+                    summary=entry.does,
+                    caught_by=entry.caught_as,
+                    bug_class=entry.bug_class,
+                )
                 for entry in CATALOGUE.values()
             ),
             _host(
@@ -153,6 +164,39 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 HostFault.STAYS_PAUSED, "management", "leaves the guest paused that it has reset", "reset/end: hangs"
             ),
             _host(
+                HostFault.DEVICE_LOSES,
+                "device",
+                "forgets an interrupt that it was to raise when the machine goes on",
+                "irq/exactly-once: lost",
+            ),
+            _host(
+                HostFault.DEVICE_DOUBLES,
+                "device",
+                "raises an interrupt again at the destination that the source has taken",
+                "irq/exactly-once: doubled",
+            ),
+            _host(
+                HostFault.DEVICE_STOPS_LATE,
+                "device",
+                "raises one more interrupt after the state of the controllers was saved",
+                "irq/exactly-once: lost",
+                bug_class="B41",
+            ),
+            _host(
+                HostFault.FORWARDING_LOST,
+                "KVM",
+                "unsets and sets the forwarding of LPIs again on load (irq/vlpi-forwarding): pending state is dropped",
+                "irq/forwarding: dropped; irq/exactly-once: lost",
+                bug_class="B40",
+            ),
+            _host(
+                HostFault.TABLES_EARLY,
+                "KVM",
+                "flushes pending tables before the devices have stopped (irq/vlpi-forwarding)",
+                "irq/forwarding: order; irq/exactly-once: lost",
+                bug_class="B41",
+            ),
+            _host(
                 HostFault.CRASH_GUEST, "guest", "the guest crashes at the destination", "fail, in the guest's own words"
             ),
             _host(
@@ -213,7 +257,7 @@ def _bare(name: str, parameters: str) -> str:
 
 
 def _wire_fault(name: str, parameters: str) -> WireFault:
-    known = sorted({member.name for member in fields(WireFault)} - {"name"})
+    known = sorted({member.name for member in fields(WireFault)} - {"name", "bits"})
     values: dict[str, Any] = {"name": name}
     for word in filter(None, parameters.split(",")):
         key, equals, text = word.partition("=")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("memory_cases", "cpu_cases", "state_cases", "pagemap_cases", "cvm_cases", "reboot_cases", "replay")
+MODULES = (
+    "memory_cases",
+    "cpu_cases",
+    "state_cases",
+    "pagemap_cases",
+    "cvm_cases",
+    "reboot_cases",
+    "interrupts.x86_cases",
+    "interrupts.arm_cases",
+    "replay",
+)
 
 
 def load() -> None:

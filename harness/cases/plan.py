@@ -9,7 +9,7 @@ from harness.cases.binaries import find_binaries
 from harness.cases.reboot_outcome import outcome_of
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.request import Request
-from harness.cases.stage import Binaries, machine_of
+from harness.cases.stage import Binaries, fitted, machine_of
 from harness.model.deadline import Deadline
 from harness.model.errors import HarnessError
 from harness.vm.commandline import command_line
@@ -47,7 +47,11 @@ async def _sides(request: Request, keeper: Keeper) -> list[str]:
         *_expected(request, binaries),
         *(
             f"  {role}       QEMU {features.version}: "
-            + shlex.join(command_line(spec, features, name=keeper.vm_name("plan", role), incoming=incoming))
+            + shlex.join(
+                command_line(
+                    fitted(spec, features, request), features, name=keeper.vm_name("plan", role), incoming=incoming
+                )
+            )
             for role, features, incoming in sides
         ),
     ]

@@ -125,6 +125,7 @@ class Rebooter:
             )
             ready, pended = await self._play(guest, manner, deadline)
         self.cycles_s.append(time.monotonic() - started_s)
+        self._note_missing(observer)
         evidence = self._evidence(guest, observer, started_at_s)
         end = await self._end(guest, ready, evidence, waited_s=self.cycles_s[-1])
         expected = self._expected(guest)
@@ -175,6 +176,12 @@ class Rebooter:
             if self.stage.deadline.has_passed:
                 raise
             return None, ()
+
+    def _note_missing(self, observer: ResetObserver) -> None:
+        """Once for each witness that this host does not let us have; under TCG there is nothing to watch."""
+        notes = self.stage.notebook.notes
+        if self.stage.binaries.accel is Accel.KVM:
+            notes += [why for why in observer.missing if why not in notes]
 
     def _evidence(self, guest: Guest, observer: ResetObserver, since_s: float) -> ResetEvidence:
         evidence = observer.evidence()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from harness.cases.circumstances import ProtectedCaseSettings
 from harness.migration.settings import CancelAt
 from harness.model.guest import Workload
-from harness.model.machine import Arch
+from harness.model.machine import Arch, MachineSpec
 from harness.model.reboot_way import RebootWay, devices_of, ways_of
 
 _CONVERSIONS_PER_TICK = 4
@@ -28,6 +29,8 @@ class RebootSettings(ProtectedCaseSettings):
     """How long the guest works between two reboots, on its own clock's heartbeats."""
     boot_s: float = Field(default=30.0, gt=0)
     """A guest that is not back by then, and was not ended either, hangs."""
+    new_vmfd: bool = True
+    """Under KVM a reset gives the guest another VM descriptor, where QEMU has x-change-vmfd-on-reset (11.0)."""
     cancel_at: tuple[CancelAt, ...] = tuple(CancelAt)
     """Phases of the migration in which something happens, in turn: an attempt is cancelled, the guest is rebooted."""
 
@@ -52,13 +55,19 @@ class RebootSettings(ProtectedCaseSettings):
         """Around a protected guest the platform plays what KVM does then."""
         return True
 
+    @property
+    def changes_vmfd(self) -> bool:
+        """As new_vmfd says."""
+        return self.new_vmfd
+
     def ways_on(self, arch: Arch) -> tuple[RebootWay, ...]:
         """The ways of this case on a machine of *arch*, in the order of the table."""
         return tuple(way for way in ways_of(arch) if not self.ways or way in self.ways)
 
-    def devices_on(self, arch: Arch) -> tuple[str, ...]:
-        """``-device`` options that they need."""
-        return devices_of(self.ways_on(arch))
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """With the devices that the ways need."""
+        made = super().machine_for(spec)
+        return replace(made, devices=(*made.devices, *devices_of(self.ways_on(spec.arch))))
 
     def protected(self) -> Self:
         """The same for a backend that protects memory: the guest converts pages while it works; caches are played."""

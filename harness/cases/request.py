@@ -54,7 +54,7 @@ class Request:
 
     def options(self) -> tuple[str, ...]:
         """Words of ``cvmig run`` that are neither the seed, nor a setting, nor a fault."""
-        arch = None if self.arch is Arch.X86_64 else self.arch
+        arch = None if self.arch is self.case.arches[0] else self.arch
         chosen = {
             "--arch": arch,
             "--qemu": self.qemu,

@@ -18,7 +18,7 @@ from harness.checks import early
 from harness.checks.device_state import JUST_RESET, VOLATILE
 from harness.checks.ends import check_ends
 from harness.checks.pulse import ONE_RUNS, check_one_runs
-from harness.migration.driver import Moved, migrate, prepare, slow_down
+from harness.migration.driver import Midway, Moved, migrate, prepare, slow_down
 from harness.migration.settings import CancelAt
 from harness.model.early import ResetPhase
 from harness.model.errors import ProtocolError
@@ -94,8 +94,7 @@ async def _reset_stopped(rebooter: Rebooter, guest: Guest, destination: Vm, at: 
             wire.uri,
             plan,
             deadline=stage.deadline,
-            midway=None if is_late else partial(_reset, stage, source),
-            midway_at=CancelAt.PRE_SWITCHOVER,
+            midways=() if is_late else (Midway(CancelAt.PRE_SWITCHOVER, partial(_reset, stage, source)),),
         )
         stage.notebook.has_moved = True
         await _judge_ends(stage, wire, moved)

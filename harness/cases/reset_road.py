@@ -105,7 +105,7 @@ async def _until_paused(vm: Vm, back: asyncio.Future[Any], *, since: int, deadli
 
 async def _refuse(vm: Vm, way: RebootWay, deadline: Deadline) -> None:
     """QEMU ends a guest whose vCPUs it cannot reset: as it does with ``-action reboot=shutdown``."""
-    if way is RebootWay.HOST:
+    if way in {RebootWay.HOST, RebootWay.PANIC}:
         since = vm.qmp.cursor
         await vm.qmp.execute("system_reset", deadline=deadline)
         await vm.qmp.wait_event("SHUTDOWN", since=since, deadline=deadline)

@@ -15,7 +15,7 @@ from harness.cases.protection_settings import ProtectionSettings
 from harness.migration.settings import CancelAt, MigrationSettings, Transport
 from harness.model.errors import UsageError
 from harness.model.guest import Workload
-from harness.model.machine import TCG_TRIM_KIB, Arch
+from harness.model.machine import TCG_TRIM_KIB, MachineSpec
 
 _PASSES_PER_S = 5
 _SLOW_MIB_S = 16
@@ -37,8 +37,14 @@ class Settings(BaseModel):
     vcpus: int = Field(default=1, ge=1, le=8)
     machine: str = Field(default="pc-q35-7.2", pattern=r"^[a-z0-9][a-z0-9.-]*-[0-9.]+$")
     """Versioned machine type; an alias such as q35 means different things to different binaries."""
+    firmware: str = Field(default="", pattern=r"^([A-Za-z0-9._-]+)?$")
+    """Value of ``-bios``, e.g. ``qboot.rom``; empty is the machine type's own."""
     deadline_s: float = Field(default=60.0, gt=0, le=24 * 3600)
     """The case ends by then, whatever happens."""
+
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """*spec* with what this case wants of the machine besides what can be set."""
+        return spec
 
 
 class MigrationCaseSettings(Settings):
@@ -71,9 +77,6 @@ class MigrationCaseSettings(Settings):
     protection: ProtectionSettings = Field(default_factory=ProtectionSettings)
     """How memory is protected, where the backend does: ``--set protection.policy=nosend``."""
 
-    firmware: str = Field(default="", pattern=r"^([A-Za-z0-9._-]+)?$")
-    """Value of ``-bios``, e.g. ``qboot.rom``; empty is the machine type's own."""
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.below_4g_mib >= self.memory_mib:
@@ -99,9 +102,10 @@ class MigrationCaseSettings(Settings):
         """Whether the platform plays what KVM and caches do around a reset; see cases/reset_road.py."""
         return False
 
-    def devices_on(self, arch: Arch) -> tuple[str, ...]:  # noqa: ARG002 - for cases that need some
-        """Further ``-device`` options of a machine of *arch*."""
-        return ()
+    @property
+    def changes_vmfd(self) -> bool:
+        """Whether a reset gives the guest another VM descriptor of KVM, where the binary can do that without need."""
+        return False
 
     def migration(self) -> MigrationSettings:
         """The part that the driver obeys."""

@@ -27,7 +27,7 @@ from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
 from harness.model.errors import GuestError, LostError
 from harness.model.guest import GuestDescription, RamLayout
-from harness.model.machine import Accel, MachineSpec
+from harness.model.machine import CHANGE_VMFD, Accel, MachineSpec
 from harness.model.protection import GuestBoot
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
@@ -198,7 +198,7 @@ class Stage:
         self._running[role] = stack
         vm = await stack.enter_async_context(
             start_vm(
-                spec or machine_of(self.request, self.binaries.accel),
+                fitted(spec or machine_of(self.request, self.binaries.accel), features, self.request),
                 features,
                 role=role,
                 artefacts=self.folder,
@@ -275,6 +275,13 @@ class Stage:
             raise CaseOverError
 
 
+def fitted(spec: MachineSpec, features: Features, request: Request) -> MachineSpec:
+    """*spec* with what *request* wants of a binary that has it."""
+    settings = request.settings
+    wants = isinstance(settings, MigrationCaseSettings) and settings.changes_vmfd and spec.accel is Accel.KVM
+    return replace(spec, changes_vmfd=wants and CHANGE_VMFD in features.machine_properties)
+
+
 def machine_of(request: Request, accel: Accel) -> MachineSpec:
     """The machine that *request* asks for; both sides get the same."""
     settings = request.settings
@@ -287,12 +294,13 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
         trim_kib=settings.trim_kib,
         below_4g_mib=settings.below_4g_mib,
         kernel=str(probe_image(request.arch)),
+        firmware=settings.firmware,
     )
+    spec = settings.machine_for(spec)
     flavour = find_backend(request.backend).flavour
     faults = plan_faults(request.faults).soft
     if not isinstance(settings, MigrationCaseSettings):
         return dressed(spec, flavour, faults) if flavour else spec
     # Where the platform plays the reset, QEMU pauses the VM for it.
-    reboots = settings.reboots and not (flavour and settings.plays_resets)
-    spec = replace(spec, reboots=reboots, devices=settings.devices_on(request.arch), firmware=settings.firmware)
+    spec = replace(spec, reboots=settings.reboots and not (flavour and settings.plays_resets))
     return dressed(spec, flavour, faults, holds_firmware=settings.holds_firmware) if flavour else spec

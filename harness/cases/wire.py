@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.cases.capture import stream_path
+from harness.cases.interrupts.lpi_faults import aim_at_tables
 from harness.cases.sealed_wire import SealedWire, open_sealed_wire
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import Guest, Stage
@@ -19,7 +20,7 @@ from harness.migration.relay.faults import CATALOGUE
 from harness.migration.settings import Transport
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError
-from harness.model.wire import WireAccount, WireFault, WireFaultName
+from harness.model.wire import TABLE_FAULTS, WireAccount, WireFault, WireFaultName
 from harness.report.store import write_whole
 from harness.vm.vm import Vm
 
@@ -69,7 +70,7 @@ async def open_wire(
             destination,
             uri=uri,
             settings=settings,
-            faults=_aimed(stage, guest),
+            faults=await _aimed(stage, guest),
             name=str(number),
             record=stream_path(stage.folder, number) if stage.faults.wire or settings.record else None,
         )
@@ -82,26 +83,28 @@ async def open_wire(
     async with Relay(
         Endpoint.unix(stage.runtime / f"relay{number}") if unix else Endpoint.tcp(),
         Endpoint.parse(uri),
-        faults=_aimed(stage, guest),
+        faults=await _aimed(stage, guest),
         record=stream_path(stage.folder, number) if stage.faults.wire or settings.record else None,
         seed=stage.seed,
     ) as relay:
         yield Wire(uri=relay.listen.uri, relay=relay)
 
 
-def _aimed(stage: Stage, guest: Guest) -> tuple[WireFault, ...]:
+async def _aimed(stage: Stage, guest: Guest) -> tuple[WireFault, ...]:
     """The wire faults, those on pages aimed at pages that carry the pattern: what happened to them can be told."""
     if not stage.faults.wire:
         return ()
     rng = stage.seed.rng("wire-targets")
     pages = rng.sample(range(guest.description.managed_pages), k=min(_TARGETS, guest.description.managed_pages))
     targets = tuple(guest.layout.gpa_to_ram(guest.description.page_gpa(page)) for page in sorted(pages))
-    return tuple(replace(fault, targets=targets) if _wants_targets(fault) else fault for fault in stage.faults.wire)
+    faults = [replace(fault, targets=targets) if _wants_targets(fault) else fault for fault in stage.faults.wire]
+    return tuple([await aim_at_tables(stage, guest, fault) for fault in faults])
 
 
 def _wants_targets(fault: WireFault) -> bool:
     """Only main memory carries the pattern; in another block the relay chooses."""
-    return CATALOGUE[fault.name].is_page_fault and not fault.targets and not fault.block
+    is_aimed = fault.targets or fault.block or fault.name in TABLE_FAULTS
+    return CATALOGUE[fault.name].is_page_fault and not is_aimed
 
 
 async def close_account(stage: Stage, relay: Relay, moved: Moved) -> WireAccount:

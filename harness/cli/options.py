@@ -15,7 +15,9 @@ Backend = Annotated[
     str | None,
     typer.Option("--backend", metavar="NAME", help="How the guest's memory is protected (default: the case's)."),
 ]
-ArchName = Annotated[str | None, typer.Option("--arch", help="The guest's: x86_64 (default) or aarch64.")]
+ArchName = Annotated[
+    str | None, typer.Option("--arch", help="The guest's: x86_64 or aarch64 (default: the case's, mostly x86_64).")
+]
 AccelName = Annotated[str, typer.Option("--accel", help="auto, tcg or kvm.")]
 Qemu = Annotated[Path | None, typer.Option("--qemu", metavar="PATH", help="QEMU of the source (default: on PATH).")]
 QemuDst = Annotated[Path | None, typer.Option("--qemu-dst", metavar="PATH", help="QEMU of the destination.")]

@@ -14,6 +14,8 @@ from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SHIFT, PAGE_SIZ
 from harness.vm.ram import SharedRam
 
 _MOST_BYTES = 1 << 20
+_MARGIN_BYTES = 256 << 10
+"""SeaBIOS takes a page more for each of its threads, and how many there are at once depends on how fast they are."""
 _GENERATION = slice(8, 16)
 _SEED = slice(16, 24)
 
@@ -35,7 +37,10 @@ def firmware_scratch(ram: SharedRam, layout: RamLayout, description: GuestDescri
     found = [gpa for gpa in touched if any(span.start <= gpa < span.end for span in description.managed)]
     if not found:
         return None
-    scratch = GpaRange(min(found), max(found) + PAGE_SIZE)
+    lowest = min(found)
+    home = next(span for span in description.managed if span.start <= lowest < span.end)
+    # It allocates from the top down (run_thread in src/stacks.c, memalign_tmphigh).
+    scratch = GpaRange(max(home.start, lowest - _MARGIN_BYTES), max(found) + PAGE_SIZE)
     if scratch.size_bytes > _MOST_BYTES:
         raise PreconditionError(f"memory that should be untouched is not, in {scratch}", hint="has it been filled?")
     return scratch

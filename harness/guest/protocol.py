@@ -58,6 +58,22 @@ class Command(IntEnum):
     OFFLINE = 39
     ONLINE = 40
     STALE = 41
+    IRQ_OPEN = 64
+    """From here on: :mod:`harness.guest.interrupts`."""
+    IRQ_SOURCE = 65
+    IRQ_HOLD = 66
+    IRQ_RELEASE = 67
+    IRQ_TRIGGER = 68
+    IRQ_MASK = 69
+    IRQ_AWAIT = 70
+    IRQ_DRAIN = 71
+    IRQ_X2APIC = 80
+    ITS_MOVE = 96
+    """From here on aarch64: images/probe/arch/aarch64/irq_lpi.c."""
+    ITS_MOVE_COLLECTION = 97
+    ITS_SWITCH = 98
+    LPI_SWITCH = 99
+    LPI_TABLES = 100
 
 
 class Event(IntEnum):
@@ -76,7 +92,8 @@ REFUSALS = {
     5: "not RAM",
     6: "a workload is running",
     7: "not in this phase of the boot",
-    8: "this machine has no such way to reboot",
+    8: "this machine has no such source of interrupts, or no such way to reboot",
+    9: "interrupts are not counted (irq=on, OPEN)",
 }
 """Codes in ERROR frames."""
 

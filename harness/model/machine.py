@@ -59,6 +59,9 @@ KVM_CPU = "host,-kvmclock,-kvmclock-stable-bit"
 is set on load, so a destination that has not run would differ from its source in it (seen with SeaBIOS under KVM).
 """
 
+CHANGE_VMFD = "x-change-vmfd-on-reset"
+"""Machine property of QEMU 11.0 (hw/core/machine.c), for tests: a reset makes another VM descriptor of KVM."""
+
 TCG_TRIM_KIB = 64
 """Makes RAM no multiple of 256 KiB, so that QEMU reads its dirty bitmap page by page.
 
@@ -95,11 +98,16 @@ class MachineSpec:
     """Memory below 4 GiB (``max-ram-below-4g``); the rest begins at 4 GiB. 0 leaves it to the machine type."""
     hypercall_port: bool = False
     """A third serial port on which a protected guest calls its host."""
+    interrupt_vectors: int = 0
+    """MSI-X vectors of a device that the harness plays (ivshmem-doorbell); 0: the machine has none."""
     firmware: str = ""
     """Value of ``-bios``; empty is the machine type's own. ``qboot.rom`` is 25 ms faster than SeaBIOS."""
     uuid: str = ""
     reboots: bool = False
     """True lets a guest that resets itself boot again; otherwise it stays stopped for a post-mortem."""
+    changes_vmfd: bool = False
+    """Give the guest a new VM descriptor of KVM at every reset (:data:`CHANGE_VMFD`), as QEMU does for guests whose
+    vCPUs cannot be reset."""
     devices: tuple[str, ...] = ()
     """Values of further ``-device`` options, the same on both sides."""
     extra_args: tuple[str, ...] = ()
@@ -158,3 +166,5 @@ class FdPlan:
     """Socket of COM2, or of virt's pci-serial: the guest's command protocol."""
     hypercalls: int = 7
     """Socket of COM3: what a protected guest asks its host. Only where the machine has that port."""
+    interrupts: int = 8
+    """Socket of the ivshmem server. Only where the machine has that device."""

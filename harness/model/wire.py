@@ -25,6 +25,35 @@ class WireFaultName(StrEnum):
     SLOW = "wire-slow"
     CORRUPT_HEADER = "wire-corrupt-header"
     CORRUPT_DEVICE = "wire-corrupt-device"
+    IRQ_CLEAR_PENDING = "irq-clear-pending"
+    IRQ_SET_PENDING = "irq-set-pending"
+    IRQ_WRONG_VCPU = "irq-wrong-vcpu"
+    IRQ_DROP_IN_SERVICE = "irq-drop-in-service"
+    IRQ_DROP_MSIX = "irq-drop-msix-pending"
+    IRQ_DROP_LINE = "irq-drop-line"
+    IRQ_CLEAR_PIC = "irq-clear-pic"
+    IRQ_SET_PIC = "irq-set-pic"
+    IRQ_DROP_NMI = "irq-drop-nmi"
+    IRQ_DISARM_TIMER = "irq-disarm-timer"
+    IRQ_WAKE_HALTED = "irq-wake-halted"
+    LPI_CLEAR = "irq-lpi-clear-pending"
+    LPI_WRONG_VCPU = "irq-lpi-wrong-vcpu"
+    LPI_STALE = "irq-lpi-stale"
+
+
+TABLE_FAULTS = frozenset({WireFaultName.LPI_CLEAR, WireFaultName.LPI_WRONG_VCPU, WireFaultName.LPI_STALE})
+"""Those that change bits of tables in guest memory, which whoever switches them on has found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableBit:
+    """A bit of guest memory that a fault sets or clears, however often its page is sent."""
+
+    page: int
+    """ram_addr."""
+    bit: int
+    """In the page, bit 0 of byte 0 first."""
+    is_set: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +65,8 @@ class WireFault:
     """Pages that are hit (pairs of pages for swap)."""
     targets: tuple[int, ...] = ()
     """ram_addrs to choose from; empty: pages that the stream shows to carry data."""
+    bits: tuple[TableBit, ...] = ()
+    """Table faults: what they change."""
     block: str = ""
     """RAM block of the targets; empty: main memory, or the biggest where none has its name."""
     at_fraction: float | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from harness.model.machine import RAM_IDS, Arch, FdPlan, MachineSpec
+from harness.model.machine import CHANGE_VMFD, RAM_IDS, Arch, FdPlan, MachineSpec
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """seccomp filter of QEMU. ``spawn=deny`` also forbids ``exec:`` migration: unix, tcp and fd are what we use."""
@@ -42,6 +42,7 @@ def command_line(spec: MachineSpec, binary: Knows, *, name: str, incoming: bool,
         *_machine(spec, fds),
         *_control(spec, fds),
         *(_hypercalls(fds) if spec.hypercall_port else ()),
+        *(_interrupts(spec, fds) if spec.interrupt_vectors else ()),
         *_payload(spec),
         *(word for device in spec.devices for word in ("-device", device)),
         *("-S", *(("-incoming", "defer") if incoming else ())),
@@ -59,6 +60,8 @@ def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
     ram = f"memory-backend-file,id={spec.ram_id},mem-path=/proc/self/fd/{fds.ram},share=on,size={size}"
     reboot = "reset" if spec.reboots else "shutdown"
     options = _virt_options(spec) if spec.arch is Arch.AARCH64 else _pc_options(spec)
+    if spec.changes_vmfd:
+        options += f",{CHANGE_VMFD}=on"
     return (
         *("-machine", f"{spec.machine},memory-backend={spec.ram_id},{options}"),
         *("-accel", spec.accel.value),
@@ -102,6 +105,12 @@ def _hypercalls(fds: FdPlan) -> tuple[str, ...]:
         *("-chardev", f"socket,id=hypercalls,fd={fds.hypercalls}"),
         *("-device", "isa-serial,id=com3,index=2,chardev=hypercalls"),
     )
+
+
+def _interrupts(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
+    # Only a master can migrate. A fixed slot keeps its stream's name.
+    device = f"ivshmem-doorbell,chardev=interrupts,vectors={spec.interrupt_vectors},master=on,addr=0x10"
+    return ("-chardev", f"socket,id=interrupts,fd={fds.interrupts}", "-device", device)
 
 
 def _payload(spec: MachineSpec) -> tuple[str, ...]:

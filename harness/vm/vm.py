@@ -17,6 +17,7 @@ from harness.model.errors import DeadlineError, GuestError, LostError, SetupErro
 from harness.model.machine import MachineSpec
 from harness.vm.commandline import FDS, command_line
 from harness.vm.console import Console
+from harness.vm.doorbell import Doorbell
 from harness.vm.features import Features, forget_binary
 from harness.vm.keeper import Keeper
 from harness.vm.process import Exit, Process
@@ -80,6 +81,7 @@ class Vm:
         self._files = files
         self._channel: Channel | None = None
         self._hypercalls: socket.socket | None = None
+        self._doorbell: Doorbell | None = None
         self._populating: asyncio.Future[None] | None = None
         self._is_closing = False
         self._boots_since = 0
@@ -105,6 +107,12 @@ class Vm:
         """The host's end of the guest's hypercall port (COM3), for a machine that has it. Closed with the VM."""
         assert self._hypercalls is not None
         return self._hypercalls
+
+    @property
+    def doorbell(self) -> Doorbell:
+        """The device that the harness plays, for a machine that has it. Closed with the VM."""
+        assert self._doorbell is not None
+        return self._doorbell
 
     @property
     def lost(self) -> asyncio.Future[Exit]:
@@ -259,6 +267,8 @@ class Vm:
                 self._channel[1].close()
             if self._hypercalls:
                 self._hypercalls.close()
+            if self._doorbell:
+                self._doorbell.close()
             self._files.close()
 
 
@@ -308,9 +318,13 @@ def _launch(
         ours = [undo.enter_context(end) for end, _ in pairs]
         theirs = [handed_over.enter_context(end).fileno() for _, end in pairs]
         inherit = dict(zip((FDS.ram, *numbers), (ram.fd, *theirs), strict=True))
+        doorbell = undo.enter_context(closing(Doorbell(spec.interrupt_vectors))) if spec.interrupt_vectors else None
+        if doorbell:
+            inherit[FDS.interrupts] = handed_over.enter_context(doorbell.theirs).fileno()
         process = Process(argv, inherit=inherit, log=files.stderr)
         undo.pop_all()
     vm = Vm(name=name, role=role, spec=spec, features=features, argv=argv, ram=ram, process=process, files=files)
+    vm._doorbell = doorbell  # noqa: SLF001 - the other half of this constructor
     return vm, _Sockets(*ours)
 
 

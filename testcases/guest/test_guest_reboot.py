@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import struct
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from harness.guest.early_memory import wrong_lines
+from harness.guest.early_memory import firmware_scratch, wrong_lines
+from harness.guest.frames import Frame, FrameReader, Kind
 from harness.guest.lines import page_bytes
 from harness.guest.probe import Probe
+from harness.guest.protocol import Command, parse_ready
 from harness.guest.reboot import early_report, reboot_guest, spare
 from harness.model.early import EarlyReport, EarlyState, InterruptState
 from harness.model.errors import ProtocolError
-from harness.model.guest import GuestDescription, Workload
+from harness.model.guest import CrashKind, GuestDescription, HaltMode, Workload
 from harness.model.machine import Arch
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE, Damage, GpaRange
 from harness.model.reboot_way import WAYS, RebootWay, devices_of, ways_of
@@ -25,16 +30,32 @@ PENDED = 8
 MEMORY_MIB = 64
 
 
+@dataclass
+class RamOf:
+    """A VM's memory as the harness has it."""
+
+    vm: Vm
+
+    @property
+    def view(self) -> memoryview:
+        return self.vm.ram
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.vm.ram)
+
+    def data_extents(self) -> list[tuple[int, int]]:
+        return [(0, len(self.vm.ram))]
+
+
 def devices(arch: Arch) -> list[str]:
     words = [word for device in devices_of(ways_of(arch)) for word in ("-device", device)]
     return [*words, "-action", "panic=pause"]
 
 
 def scratch_of(vm: Vm, description: GuestDescription) -> GpaRange | None:
-    """Managed pages that are not zero before the first FILL: firmware worked there."""
-    pages = [gpa for span in description.managed for gpa in range(span.start, span.end, PAGE_SIZE)]
-    used = [gpa for gpa in pages if any(page_at(vm, gpa))]
-    return GpaRange(min(used), max(used) + PAGE_SIZE) if used else None
+    """Where firmware works in managed memory."""
+    return firmware_scratch(RamOf(vm), vm.layout, description)
 
 
 def page_at(vm: Vm, gpa: int) -> bytes:
@@ -169,18 +190,11 @@ def test_damage_is_told_by_its_size(first_lab: Lab, damaged: Any, kind: Damage, 
             (damage,) = report.damages
             assert report.by_kind == {kind: 1}
             assert (damage.gpa, damage.lines) == (gpa, lines)
-            found = wrong_lines([damage], RamOf(vm), vm.layout, private_seed=SEED)  # type: ignore[arg-type]
+            found = wrong_lines([damage], RamOf(vm), vm.layout, private_seed=SEED)
             assert [line.gpa for line in found] == [gpa + LINE_SIZE * line for line in range(lines)]
             assert not any(line.is_shared for line in found)
 
     first_lab.play(story())
-
-
-class RamOf:
-    """What wrong_lines() wants of a memory."""
-
-    def __init__(self, vm: Vm) -> None:
-        self.view = vm.ram
 
 
 def test_a_page_that_is_being_written_is_left_out(first_lab: Lab) -> None:
@@ -226,3 +240,37 @@ def test_a_machine_without_a_way_says_so(first_lab: Lab) -> None:
                     await reboot_guest(probe, way, deadline=first_lab.deadline)
 
     first_lab.play(story())
+
+
+@pytest.mark.parametrize("command", [Command.REBOOT, Command.HALT, Command.CRASH], ids=lambda code: code.name)
+def test_a_repeat_of_what_ended_a_boot_does_not_end_the_next(first_lab: Lab, command: Command) -> None:
+    async def story() -> None:
+        async with first_lab.guest(memory_mib=MEMORY_MIB) as (vm, probe, _):
+            way = RebootWay.PSCI if first_lab.arch is Arch.AARCH64 else RebootWay.RESET_PORT
+            payloads = {
+                Command.REBOOT: struct.pack("<III", WAYS[way].code, 1, 0),
+                Command.HALT: struct.pack("<I", HaltMode.RESET),
+                Command.CRASH: struct.pack("<I", CrashKind.TRIPLE_FAULT),
+            }
+            await probe.close()
+            reader, writer = vm.channel
+            frames = FrameReader()
+            wire = Frame(kind=Kind.REQUEST, code=command, seq=77, payload=payloads[command]).encode()
+            writer.write(wire + bytes(-len(wire) % 8))
+            ready = await next_frame(reader, frames, Kind.EVENT)
+            assert parse_ready(ready.payload).boot_count == 2
+            writer.write(wire + bytes(-len(wire) % 8))
+            again = await next_frame(reader, frames, Kind.REPLY)
+            assert (again.seq, again.payload) == (77, b"")
+            probe.attach(reader, writer)
+            assert (await probe.describe(deadline=first_lab.deadline)).boot_count == 2
+
+    first_lab.play(story())
+
+
+async def next_frame(reader: asyncio.StreamReader, frames: FrameReader, kind: Kind) -> Frame:
+    """The next frame of *kind*; others are dropped, a READY of an earlier boot with them."""
+    while True:
+        for frame in frames.feed(await reader.read(4096)):
+            if frame.kind is kind:
+                return frame

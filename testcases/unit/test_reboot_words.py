@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from harness.cases.protection_settings import ProtectionSettings
 from harness.cases.reboot_outcome import outcome_of
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.reset_phase import ResetAt, ResetInMigrationSettings
-from harness.cases.stage import machine_of
+from harness.cases.stage import fitted, machine_of
 from harness.model.errors import HarnessError, UsageError
-from harness.model.machine import Accel, Arch
+from harness.model.machine import CHANGE_VMFD, Accel, Arch
 from harness.model.reboot import REBOOTS, RebootOutcome
 from harness.model.reboot_way import RebootWay
 from harness.model.reset import RebootEnd
+from harness.vm.commandline import command_line
+from harness.vm.features import Features
 
 QEMU_10 = (10, 0)
 O = RebootOutcome  # noqa: E741 - as the table calls it
@@ -131,6 +134,44 @@ def test_a_plan_tells_how_a_reboot_must_end(backend: str, sets: tuple[str, ...],
     assert never.startswith("a reboot of a guest that was never migrated under QEMU ")
     assert came.startswith("a reboot of a guest that came in under QEMU ")
     assert (never.partition(": ")[2], came.partition(": ")[2]) == (fresh, arrived)
+
+
+def binary(*properties: str) -> Features:
+    nothing: frozenset[str] = frozenset()
+    return Features(
+        path=Path("qemu"),
+        version="11.0.0",
+        package="",
+        target="x86_64",
+        machines=nothing,
+        accelerators=nothing,
+        cpu_models=nothing,
+        commands={},
+        events=nothing,
+        migration_capabilities=nothing,
+        migration_parameters=nothing,
+        options=nothing,
+        machine_properties=frozenset(properties),
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "accel", "properties", "sets", "changes"),
+    [
+        ("reboot/loop", Accel.KVM, [CHANGE_VMFD], (), True),
+        ("reboot/loop", Accel.KVM, [CHANGE_VMFD], ("new_vmfd=false",), False),
+        ("reboot/loop", Accel.KVM, ["memory-backend"], (), False),
+        ("reboot/loop", Accel.TCG, [CHANGE_VMFD], (), False),
+        ("memory/precopy", Accel.KVM, [CHANGE_VMFD], (), False),
+    ],
+)
+def test_a_reset_changes_the_descriptor_where_the_binary_can(
+    case: str, accel: Accel, properties: list[str], sets: tuple[str, ...], changes: bool
+) -> None:
+    (request,) = requests_of([case], Words(sets=sets))
+    spec = fitted(machine_of(request, accel), binary(*properties), request)
+    words = command_line(spec, binary(), name="cvmig-x", incoming=False)
+    assert any(f"{CHANGE_VMFD}=on" in word for word in words) is changes
 
 
 def test_an_end_is_clean_when_qemu_says_why() -> None:

@@ -1,10 +1,11 @@
-"""Corrupts one field of one device: the sections are held back until their description tells where the field is."""
+"""Changes fields of devices: the sections are held back until their description tells where the fields are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from harness.migration.relay.interrupt_edits import EDITS, edits_of
 from harness.migration.stream.devices import decode_tail
 from harness.migration.stream.elements import Tail
 from harness.model.device_state import DeviceField
@@ -18,7 +19,7 @@ class DeviceEditor:
     """All device faults of one stream."""
 
     def __init__(self, faults: Sequence[WireFault], seed: Seed) -> None:
-        self._faults = tuple(fault for fault in faults if fault.name == Name.CORRUPT_DEVICE)
+        self._faults = tuple(fault for fault in faults if fault.name == Name.CORRUPT_DEVICE or fault.name in EDITS)
         self._seed = seed
         self._applied: list[AppliedFault] = []
         self._held = bytearray()
@@ -47,7 +48,8 @@ class DeviceEditor:
         """Everything held, with the faults applied."""
         data = bytearray(self.release())
         for index, fault in enumerate(self._faults):
-            self._applied.append(self._corrupt(fault, index, tail, data))
+            strike = self._change_interrupts if fault.name in EDITS else self._corrupt
+            self._applied.append(strike(fault, index, tail, data))
         return bytes(data)
 
     def applied(self) -> tuple[AppliedFault, ...]:
@@ -56,6 +58,19 @@ class DeviceEditor:
             return tuple(self._applied)
         detail = "no described device sections were sent"
         return tuple(AppliedFault(name=fault.name, times=0, detail=detail) for fault in self._faults)
+
+    def _change_interrupts(self, fault: WireFault, index: int, tail: Tail, data: bytearray) -> AppliedFault:
+        try:
+            candidates = edits_of(fault.name, decode_tail(tail))
+        except StreamError as error:
+            return AppliedFault(name=fault.name, times=0, detail=str(error))
+        if not candidates:
+            return AppliedFault(name=fault.name, times=0, detail="no interrupt that it could strike was under way")
+        edit = self._seed.rng("wire", fault.name, index).choice(candidates)
+        for write in edit.writes:
+            at = write.field.offset - tail.offset
+            data[at : at + len(write.raw)] = write.raw
+        return AppliedFault(name=fault.name, times=1, detail=edit.what)
 
     def _corrupt(self, fault: WireFault, index: int, tail: Tail, data: bytearray) -> AppliedFault:
         rng = self._seed.rng("wire", fault.name, index)

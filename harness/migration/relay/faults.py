@@ -20,6 +20,8 @@ class FaultEntry:
     """The check and the kind that it has to report, or the verdict."""
     belongs_to: str = "wire"
     is_page_fault: bool = False
+    bug_class: str = ""
+    """As the field's bug reports are numbered."""
     needs_resend: bool = False
     """Does nothing unless its page is written, and sent, again: targets are pages that the guest keeps dirtying."""
 
@@ -31,6 +33,23 @@ def _page(name: Name, does: str, damage: Damage, *, needs_resend: bool = False) 
         caught_as=f"memory/host, memory/guest: {damage.value}",
         is_page_fault=True,
         needs_resend=needs_resend,
+    )
+
+
+def _interrupt(name: Name, does: str, caught_as: str, *, bug_class: str = "") -> FaultEntry:
+    return FaultEntry(
+        name=name, does=does, caught_as=f"irq/pending; {caught_as}", belongs_to="QEMU", bug_class=bug_class
+    )
+
+
+def _table(name: Name, does: str, caught_as: str, *, bug_class: str = "") -> FaultEntry:
+    return FaultEntry(
+        name=name,
+        does=f"{does} (aarch64)",
+        caught_as=f"memory/host; irq/pending; {caught_as}",
+        belongs_to="QEMU",
+        bug_class=bug_class,
+        is_page_fault=True,
     )
 
 
@@ -94,6 +113,49 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
                 does="flips a bit in one field of a device section, a vCPU register unless told otherwise",
                 caught_as="state/devices: changed (cpu/registers, cpu/clock by field)",
             ),
+            _interrupt(
+                Name.IRQ_CLEAR_PENDING, "clears a pending bit of a local APIC (IRR) or a GIC", "irq/exactly-once: lost"
+            ),
+            _interrupt(
+                Name.IRQ_SET_PENDING,
+                "sets a pending bit of a local APIC (IRR) or a GIC",
+                "irq/delivery: spurious, wrong-vcpu; irq/exactly-once: doubled",
+            ),
+            _interrupt(
+                Name.IRQ_WRONG_VCPU,
+                "moves a pending bit to another vCPU's local APIC or redistributor, or an SPI's route",
+                "irq/delivery: wrong-vcpu",
+                bug_class="B42",
+            ),
+            _interrupt(
+                Name.IRQ_DROP_IN_SERVICE, "drops an in-service bit of a local APIC (ISR) or a GIC", "irq/pending: lost"
+            ),
+            _interrupt(Name.IRQ_DROP_MSIX, "drops a pending bit of an MSI-X device", "irq/exactly-once: lost"),
+            _interrupt(
+                Name.IRQ_DROP_LINE,
+                "drops the remote IRR, or the line, of an input of the I/O APIC",
+                "irq/exactly-once: lost",
+            ),
+            _interrupt(Name.IRQ_CLEAR_PIC, "clears a pending bit of an 8259A", "irq/exactly-once: lost"),
+            _interrupt(
+                Name.IRQ_SET_PIC, "sets a pending bit of an 8259A", "irq/pending: appeared; irq/exactly-once: doubled"
+            ),
+            _interrupt(Name.IRQ_DROP_NMI, "drops an NMI that is pending in a vCPU", "irq/exactly-once: lost"),
+            _interrupt(Name.IRQ_DISARM_TIMER, "disarms an APIC timer", "irq/exactly-once: lost"),
+            _table(Name.LPI_CLEAR, "clears an LPI's bit in a pending table", "irq/exactly-once: lost"),
+            _table(
+                Name.LPI_WRONG_VCPU,
+                "moves an LPI's pending bit to the table of another vCPU",
+                "irq/delivery: wrong-vcpu",
+                bug_class="B42",
+            ),
+            _table(
+                Name.LPI_STALE,
+                "sets a bit in a pending table, of an LPI that is not pending (any more)",
+                "irq/exactly-once: doubled",
+                bug_class="B43",
+            ),
+            _interrupt(Name.IRQ_WAKE_HALTED, "a halted vCPU arrives as one that runs", "irq/pending: lost"),
         )
     },
 )

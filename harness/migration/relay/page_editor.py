@@ -23,7 +23,7 @@ from harness.migration.stream.writer import encode, encode_page
 from harness.model.machine import MAIN_RAM_IDS
 from harness.model.memory import PAGE_SIZE
 from harness.model.seed import Seed
-from harness.model.wire import AppliedFault, WireFault
+from harness.model.wire import TABLE_FAULTS, AppliedFault, WireFault
 from harness.model.wire import WireFaultName as Name
 
 Buffers = list[bytes | memoryview]
@@ -74,7 +74,9 @@ class PageEditor:
             if block is None:
                 continue
             rng = self._seed.rng("wire", fault.name, index)
-            if fault.targets:
+            if fault.name in TABLE_FAULTS:
+                self._take_bits(fault, block, rng)
+            elif fault.targets:
                 self._take_given(fault, block, rng)
             else:
                 self._anchors += _anchors(fault, block, rng)
@@ -85,6 +87,11 @@ class PageEditor:
         wanted = fault.count * (2 if fault.name == Name.SWAP_PAGES else 1)
         for ram_addr in rng.sample(free, min(wanted, len(free))):
             self._strike(_Anchor(fault, block.name, ram_addr, rng), ram_addr)
+
+    def _take_bits(self, fault: WireFault, block: RamBlock, rng: random.Random) -> None:
+        for ram_addr in sorted({one.page for one in fault.bits}):
+            target = self._strike(_Anchor(fault, block.name, ram_addr, rng), ram_addr)
+            target.bits = tuple(one for one in fault.bits if one.page == ram_addr)
 
     def _strike(self, anchor: _Anchor, ram_addr: int) -> Target:
         target = anchor.target(ram_addr)

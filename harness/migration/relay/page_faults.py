@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
-from harness.model.wire import AppliedFault
+from harness.model.wire import TABLE_FAULTS, AppliedFault, TableBit
 from harness.model.wire import WireFaultName as Name
 
 ZEROS = bytes(PAGE_SIZE)
@@ -22,6 +22,8 @@ class Target:
     block: str
     ram_addr: int
     rng: random.Random
+    bits: tuple[TableBit, ...] = ()
+    """What a table fault makes of it."""
     partner: Target | None = None
     """The other page of a swap."""
     first: bytes = b""
@@ -107,6 +109,14 @@ def _random(target: Target) -> bytes:
     return random.Random(target.place).randbytes(len(target.latest))  # noqa: S311 - reproducible on purpose
 
 
+def _set_bits(target: Target) -> bytes:
+    page = bytearray(target.latest)
+    for one in target.bits:
+        mask = 1 << one.bit % 8
+        page[one.bit // 8] = page[one.bit // 8] & ~mask | (mask if one.is_set else 0)
+    return bytes(page)
+
+
 def _as_it_is(target: Target) -> bytes:
     return target.latest
 
@@ -122,6 +132,7 @@ TRANSFORMS: Mapping[Name, Callable[[Target], bytes | None]] = MappingProxyType(
         Name.LOST_LINE: _lose_line,
         Name.SHIFT_PAGE: _shift,
         Name.RANDOM_PAGE: _random,
+        **dict.fromkeys(TABLE_FAULTS, _set_bits),
     },
 )
 """What is delivered for the newest record of a target; None: nothing. Swap moves records instead of changing them."""

@@ -32,6 +32,9 @@ uint64_t arch_ticks(void);                          /* the clock that user space
 uint64_t arch_ticks_per_s(void);                    /* measured against the timer for about a millisecond */
 uint64_t arch_random(void);                         /* entropy for the boot id; not for secrets */
 
+bool arch_has_duty(const struct cpu *cpu);          /* work of its own for that vCPU, next to jobs and workloads */
+void arch_do_duty(struct cpu *cpu);
+
 void arch_kick(unsigned cpu);                       /* wake another vCPU from its wait or its canaries */
 void arch_halt_others(void);
 _Noreturn void arch_halt(void);                     /* this vCPU, for ever */

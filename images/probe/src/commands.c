@@ -1,5 +1,6 @@
 /* The commands of the protocol. Payloads are packed little endian, see PROTOCOL.md. */
 #include "confidential.h"
+#include "irq.h"
 
 enum {
 	CMD_DESCRIBE = 1, CMD_FILL, CMD_START, CMD_STOP, CMD_VERIFY, CMD_READ, CMD_WRITE, CMD_HEARTBEAT, CMD_CANARY_ARM,
@@ -276,6 +277,8 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 	};
 
 	arch_tables_catch_up();
+	if (code >= CMD_IRQ)
+		return irq_command(code, payload, size, reply);
 	if (code >= CMD_CVM)
 		return cvm_command(code, payload, size, reply);
 	if (code == CMD_WRITE)
@@ -290,6 +293,8 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 void command_finish(uint16_t code, const uint8_t *payload, uint32_t size)
 {
 	cvm_command_finish(code);
+	if (code == CMD_REBOOT || code == CMD_CRASH || code == CMD_HALT)
+		channel_keep();
 	if (code == CMD_REBOOT)
 		reboot();
 	if (size != 4)

@@ -1,5 +1,6 @@
 /* The life of a vCPU: jobs first, then canaries, then the workload, else sleep. The boot processor also serves commands. */
 #include "confidential.h"
+#include "irq.h"
 
 enum { EVENT_READY = 1 };
 
@@ -34,10 +35,11 @@ void run_on_cpus(uint32_t mask, job_fn job)
 
 bool has_duty(const struct cpu *cpu)
 {
-	return cpu->job || work_is_due(cpu) || conversions_are_due(cpu) || (!cpu->index && channel_pending());
+	return cpu->job || work_is_due(cpu) || conversions_are_due(cpu) || arch_has_duty(cpu) ||
+		(!cpu->index && channel_pending());
 }
 
-static void do_duty(struct cpu *cpu)
+void cpu_duty(struct cpu *cpu)
 {
 	job_fn job = __atomic_load_n(&cpu->job, __ATOMIC_ACQUIRE);
 
@@ -51,17 +53,23 @@ static void do_duty(struct cpu *cpu)
 		work_slice(cpu);
 	if (conversions_are_due(cpu))
 		conversions_slice(cpu);
+	if (arch_has_duty(cpu))
+		arch_do_duty(cpu);
 }
 
 _Noreturn void cpu_loop(struct cpu *cpu)
 {
 	for (;;) {
+		if (irq_holds(cpu)) {
+			irq_hold_run(cpu);
+			continue;
+		}
 		if (has_duty(cpu)) {
-			do_duty(cpu);
+			cpu_duty(cpu);
 			continue;
 		}
 		arch_irq_off();
-		if (has_duty(cpu))
+		if (has_duty(cpu) || irq_holds(cpu))
 			arch_irq_on();
 		else if (cpu->canary.armed)
 			arch_canary_spin(cpu, cpu->canary.seed);
@@ -96,9 +104,10 @@ _Noreturn void probe_main(void *boot_info)
 	arch_map_ram();
 	early_look();
 	heartbeat_init();
-	if (is_kexec)
+	if (is_kexec || boot_count > 1)
 		channel_restore();
 	cvm_take_memory();
+	irq_take_memory();
 	arch_init_boot_cpu();
 	memory_settle();
 	heartbeat->ledger_gpa = (uint64_t)ledger;

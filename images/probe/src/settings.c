@@ -1,5 +1,6 @@
-/* Words of the kernel command line: cvm=sev|es cbit=58 firmware=hold fault=a+b */
+/* Words of the kernel command line: cvm=sev|es cbit=58 firmware=hold fault=a+b irq=on */
 #include "confidential.h"
+#include "irq.h"
 
 struct settings cvm;
 
@@ -67,6 +68,8 @@ static void read_word(const char *word)
 		cvm.cbit_mask = 1ull << (number(word + prefix(word, "cbit=")) & 63);
 	if (prefix(word, "firmware=hold"))
 		cvm.hold = true;
+	if (prefix(word, "irq=on"))
+		irq_is_wanted = true;
 	if (!prefix(word, "fault="))
 		return;
 	word += prefix(word, "fault=");

@@ -36,4 +36,6 @@ WEAK bool arch_vc_read_mmio(struct cpu *cpu, uint64_t gpa, uint32_t size, uint64
 WEAK void arch_vc_reset_hold(struct cpu *cpu) { (void)cpu; }
 WEAK void arch_cpu_park(struct cpu *cpu) { (void)cpu; }
 WEAK bool arch_cpu_wake(unsigned cpu) { (void)cpu; return false; }
+WEAK bool arch_has_duty(const struct cpu *cpu) { (void)cpu; return false; }
+WEAK void arch_do_duty(struct cpu *cpu) { (void)cpu; }
 WEAK void arch_kexec(void) { }

@@ -43,8 +43,11 @@ struct machine {
 	uint64_t mpidr[ARCH_MAX_CPUS];
 	uint64_t uart_gpa, distributor_gpa, redistributor_gpa, redistributor_bytes, its_gpa;
 	uint64_t ecam_gpa, pio_gpa, mmio_gpa, mmio_bytes;
+	uint64_t mmio_used;             /* of what PCI devices may be placed in */
 	uint32_t pci_intid[PCI_SLOTS];  /* of pin INTA, by slot modulo 4 */
-	uint32_t timer_intid;           /* virtual timer */
+	uint32_t timer_intid, physical_timer_intid;
+	uint64_t rtc_gpa;
+	uint32_t uart_intid, rtc_intid;
 	bool psci_by_smc;
 	uint64_t random;                /* seed from the machine; 0 when there is none */
 };
@@ -67,9 +70,16 @@ uint32_t gic_acknowledge(void);
 void gic_end(uint32_t intid);
 void gic_send(uint32_t sgi, uint64_t mpidr);
 void gic_halt_all_others(void);
+uint64_t gic_redistributor(unsigned cpu);       /* gpa, once that vCPU has called gic_init_cpu() */
+/* SGIs and PPIs (below 32) of any vCPU, and SPIs. */
+void gic_configure(uint32_t intid, unsigned cpu, uint8_t priority, bool edge);
+void gic_enable(uint32_t intid, unsigned cpu, bool enabled);
+void gic_set_pending(uint32_t intid, unsigned cpu);
+bool gic_is_pending(uint32_t intid, unsigned cpu);
 
 /* timer.c, paging.c, psci.c, serial.c, pci.c, canary.c */
 void timer_start(void);
+void timer_stop(void);                  /* no heartbeat until it is started again */
 void timer_interrupt(void);
 void paging_map_ram(void);
 void paging_map_device(uint64_t gpa);
@@ -81,7 +91,9 @@ uint32_t serial_intid(void);            /* of the channel; 0 when the machine ha
 void serial_interrupt(void);
 uint64_t pci_find(uint16_t vendor, uint16_t device, uint32_t *intid);  /* configuration space, 0 for none */
 uint64_t pci_place_io(uint64_t config, unsigned bar);                  /* gpa of the ports */
-uint64_t pci_place_memory(uint64_t config);                            /* gpa of BAR 0 */
+uint64_t pci_place_memory(uint64_t config, unsigned bar);              /* gpa; 0 when there is no room */
+uint32_t pci_requester(uint64_t config);
+unsigned pci_enable_msix(uint64_t config);                             /* and DMA, which MSIs are; how many vectors, 0 for none */
 void canary_leave(struct cpu *cpu, struct frame *frame);
 
 #define READ_REGISTER(name) ({ uint64_t value_; __asm__ volatile("mrs %0, " #name : "=r"(value_)); value_; })

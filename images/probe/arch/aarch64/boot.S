@@ -80,6 +80,9 @@ drop_to_el1:
 	msr ICC_SRE_EL2, x1
 	isb
 	msr ICH_HCR_EL2, xzr
+	ldr x1, =monitor_vectors        /* monitor.S stays behind */
+	msr VBAR_EL2, x1
+	msr TPIDR_EL2, xzr
 	ldr x1, =SCTLR_EL1_OFF
 	msr SCTLR_EL1, x1
 	mov x1, #SPSR_EL1H_MASKED

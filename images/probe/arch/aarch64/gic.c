@@ -2,8 +2,8 @@
  * (GICD_CTLR.DS), as virt has it without secure=on, so group 0 is ours too. */
 #include "arm.h"
 
-enum { GICD_CTLR = 0x0, GICD_IGROUPR = 0x80, GICD_ISENABLER = 0x100, GICD_ISPENDR = 0x200, GICD_ISACTIVER = 0x300, GICD_IPRIORITYR = 0x400, GICD_IROUTER = 0x6000 };
-enum { GICD_TYPER = 0x4, PRIVATE_INTIDS = 32 };
+enum { GICD_CTLR = 0x0, GICD_TYPER = 0x4, GICD_IGROUPR = 0x80, GICD_ISENABLER = 0x100, GICD_ICENABLER = 0x180, GICD_ISPENDR = 0x200 };
+enum { GICD_ISACTIVER = 0x300, GICD_IPRIORITYR = 0x400, GICD_ICFGR = 0xc00, GICD_IROUTER = 0x6000, LOCAL_INTIDS = 32 };
 enum { CTLR_GROUPS = 0x3, CTLR_ARE = 0x10, CTLR_RWP = 1u << 31 };
 enum { GICR_TYPER = 0x8, GICR_WAKER = 0x14, GICR_SGI_FRAME = 0x10000, GICR_STRIDE = 0x20000, GICR_STRIDE_V4 = 0x40000 };
 enum { WAKER_SLEEP = 0x2, WAKER_ASLEEP = 0x4, TYPER_VLPIS = 0x2, TYPER_LAST = 0x10 };
@@ -14,7 +14,9 @@ static uint64_t affinity_of(uint64_t mpidr)
 	return (mpidr >> 8 & 0xff000000) | (mpidr & 0xffffff);
 }
 
-static uint64_t my_redistributor(void)
+static uint64_t redistributors[ARCH_MAX_CPUS];
+
+static uint64_t find_my_redistributor(void)
 {
 	uint64_t me = affinity_of(READ_REGISTER(MPIDR_EL1)), at = machine.redistributor_gpa, typer;
 
@@ -25,6 +27,16 @@ static uint64_t my_redistributor(void)
 		if (typer & TYPER_LAST || at >= machine.redistributor_gpa + machine.redistributor_bytes)
 			console_line("no redistributor for affinity %x", me);
 	}
+}
+
+uint64_t gic_redistributor(unsigned cpu)
+{
+	return redistributors[cpu];
+}
+
+static uint64_t my_redistributor(void)
+{
+	return redistributors[arch_this_cpu()->index];
 }
 
 void gic_init(void)
@@ -44,8 +56,9 @@ static void wake_redistributor(uint64_t redistributor)
 
 void gic_init_cpu(void)
 {
-	uint64_t redistributor = my_redistributor(), sgis = redistributor + GICR_SGI_FRAME;
+	uint64_t redistributor = find_my_redistributor(), sgis = redistributor + GICR_SGI_FRAME;
 
+	redistributors[arch_this_cpu()->index] = redistributor;
 	wake_redistributor(redistributor);
 	write32(sgis + GICD_IGROUPR, ~(1u << SGI_HALT));
 	for (uint32_t intid = 0; intid < 32; intid++)
@@ -76,6 +89,44 @@ void gic_route(uint32_t intid, uint64_t mpidr)
 	write8(gicd + GICD_IPRIORITYR + intid, PRIORITY);
 	write64(gicd + GICD_IROUTER + 8 * intid, mpidr & 0xff00ffffffull);
 	write32(gicd + GICD_ISENABLER + word, bit);
+}
+
+/* Registers of SGIs and PPIs have the same offsets in a redistributor's second frame as those of SPIs in the distributor. */
+static uint64_t frame_of(uint32_t intid, unsigned cpu)
+{
+	return intid < LOCAL_INTIDS ? redistributors[cpu] + GICR_SGI_FRAME : machine.distributor_gpa;
+}
+
+void gic_configure(uint32_t intid, unsigned cpu, uint8_t priority, bool edge)
+{
+	uint64_t frame = frame_of(intid, cpu), group = frame + GICD_IGROUPR + intid / 32 * 4;
+	uint64_t trigger = frame + GICD_ICFGR + intid / 16 * 4;
+	uint32_t bit = 2u << intid % 16 * 2;
+
+	gic_enable(intid, cpu, false);
+	write32(group, read32(group) | 1u << intid % 32);
+	write8(frame + GICD_IPRIORITYR + intid, priority);
+	write32(trigger, edge ? read32(trigger) | bit : read32(trigger) & ~bit);
+	if (intid >= LOCAL_INTIDS)
+		write64(frame + GICD_IROUTER + 8 * intid, machine.mpidr[cpu] & 0xff00ffffffull);
+	barrier();
+}
+
+void gic_enable(uint32_t intid, unsigned cpu, bool enabled)
+{
+	write32(frame_of(intid, cpu) + (enabled ? GICD_ISENABLER : GICD_ICENABLER) + intid / 32 * 4, 1u << intid % 32);
+	barrier();
+}
+
+void gic_set_pending(uint32_t intid, unsigned cpu)
+{
+	write32(frame_of(intid, cpu) + GICD_ISPENDR + intid / 32 * 4, 1u << intid % 32);
+	barrier();
+}
+
+bool gic_is_pending(uint32_t intid, unsigned cpu)
+{
+	return read32(frame_of(intid, cpu) + GICD_ISPENDR + intid / 32 * 4) >> intid % 32 & 1;
 }
 
 uint32_t gic_acknowledge(void)
@@ -133,10 +184,10 @@ void arch_interrupts(struct interrupts *list)
 	for (unsigned cpu = 0; cpu < machine.cpus; cpu++) {
 		uint64_t typer = read64(at + GICR_TYPER);
 
-		note_words(list, at + GICR_SGI_FRAME, cpu, 0, PRIVATE_INTIDS);
+		note_words(list, at + GICR_SGI_FRAME, cpu, 0, LOCAL_INTIDS);
 		at += typer & TYPER_VLPIS ? GICR_STRIDE_V4 : GICR_STRIDE;
 	}
-	note_words(list, machine.distributor_gpa, DISTRIBUTOR, PRIVATE_INTIDS, lines < INTID_SPECIAL ? lines : INTID_SPECIAL);
+	note_words(list, machine.distributor_gpa, DISTRIBUTOR, LOCAL_INTIDS, lines < INTID_SPECIAL ? lines : INTID_SPECIAL);
 }
 
 /* SGIs to the calling vCPU itself. */

@@ -1,10 +1,11 @@
 /* What the device tree of QEMU's virt machine tells (QEMU hw/arm/virt.c, create_fdt and below). */
+#include "confidential.h"
 #include "arm.h"
 #include "fdt.h"
 
 struct machine machine;
 
-enum { SPI_FIRST = 32, PPI_FIRST = 16, INTERRUPT_CELLS = 3, TIMER_VIRTUAL = 2, MAP_CELLS = 10, PIN_A = 1 };
+enum { SPI_FIRST = 32, PPI_FIRST = 16, INTERRUPT_CELLS = 3, TIMER_PHYSICAL = 1, TIMER_VIRTUAL = 2, MAP_CELLS = 10, PIN_A = 1 };
 enum { RANGE_CELLS = 7, SPACE_IO = 1, SPACE_MEMORY_32 = 2 };
 
 static void read_cpu(const struct fdt_node *node)
@@ -54,25 +55,40 @@ static void read_pci(const struct fdt_node *node)
 	}
 }
 
+/* interrupts: type, number, flags, for each. */
+static uint32_t interrupt_of(const struct fdt_node *node, uint32_t first, unsigned index)
+{
+	return first + (uint32_t)fdt_number(fdt_get(node, "interrupts"), index * INTERRUPT_CELLS + 1, 1);
+}
+
 static void read_node(const struct fdt_node *node)
 {
 	uint64_t size;
 
 	if (fdt_is(node, "device_type", "cpu"))
 		read_cpu(node);
-	if (fdt_is(node, "compatible", "arm,pl011") && !machine.uart_gpa)
+	if (fdt_is(node, "compatible", "arm,pl011") && !machine.uart_gpa) {
 		fdt_reg(node, 0, &machine.uart_gpa, &size);
+		machine.uart_intid = interrupt_of(node, SPI_FIRST, 0);
+	}
+	if (fdt_is(node, "compatible", "arm,pl031")) {
+		fdt_reg(node, 0, &machine.rtc_gpa, &size);
+		machine.rtc_intid = interrupt_of(node, SPI_FIRST, 0);
+	}
 	if (fdt_is(node, "compatible", "arm,gic-v3"))
 		read_gic(node);
 	if (fdt_is(node, "compatible", "arm,gic-v3-its"))
 		fdt_reg(node, 0, &machine.its_gpa, &size);
 	if (fdt_is(node, "compatible", "pci-host-ecam-generic"))
 		read_pci(node);
-	if (fdt_is(node, "compatible", "arm,armv8-timer"))
-		machine.timer_intid = PPI_FIRST +
-			(uint32_t)fdt_number(fdt_get(node, "interrupts"), TIMER_VIRTUAL * INTERRUPT_CELLS + 1, 1);
+	if (fdt_is(node, "compatible", "arm,armv8-timer")) {
+		machine.timer_intid = interrupt_of(node, PPI_FIRST, TIMER_VIRTUAL);
+		machine.physical_timer_intid = interrupt_of(node, PPI_FIRST, TIMER_PHYSICAL);
+	}
 	if (fdt_is(node, "compatible", "arm,psci-1.0"))
 		machine.psci_by_smc = fdt_is(node, "method", "smc");
+	if (fdt_get(node, "bootargs").value)
+		settings_read((const char *)fdt_get(node, "bootargs").value);
 	if (fdt_get(node, "rng-seed").value)
 		machine.random = fdt_number(fdt_get(node, "rng-seed"), 0, 2);
 }

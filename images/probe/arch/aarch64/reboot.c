@@ -39,7 +39,7 @@ static void write_unlocked(uint64_t bar, uint32_t offset, uint32_t value)
 /* Nobody feeds it: after both of its stages, a millisecond, it resets the machine. */
 static void starve_watchdog(void)
 {
-	uint64_t config = find(INTEL, ESB), bar = pci_place_memory(config);
+	uint64_t config = find(INTEL, ESB), bar = pci_place_memory(config, 0);
 
 	write16(config + ESB_CONFIG, ESB_COUNTS_MHZ | ESB_NO_INTERRUPT);
 	write_unlocked(bar, ESB_TIMER1, ESB_COUNTS);
@@ -54,5 +54,5 @@ void arch_reboot(uint32_t way)
 	if (way == REBOOT_WATCHDOG)
 		starve_watchdog();
 	if (way == REBOOT_PANIC)
-		write8(pci_place_memory(find(REDHAT, PVPANIC_PCI)), PANICKED);
+		write8(pci_place_memory(find(REDHAT, PVPANIC_PCI), 0), PANICKED);
 }

@@ -10,6 +10,12 @@ void timer_start(void)
 	gic_enable_local(machine.timer_intid);
 }
 
+void timer_stop(void)
+{
+	WRITE_REGISTER(CNTV_CTL_EL0, 0);
+	barrier();
+}
+
 /* Beats that were missed are not made up for. */
 void timer_interrupt(void)
 {

@@ -1,5 +1,6 @@
 /* Where interrupts and faults go. */
-#include "arm.h"
+#include "irq_sources.h"
+#include "vpe.h"
 
 enum { WHY_IRQ = 1, WHY_FIQ = 2 };
 
@@ -29,11 +30,25 @@ static void fault(const struct frame *frame)
 	panic(&what);
 }
 
+/* One of the counted ones: logged, and ended unless that is left to later. */
+static void counted(struct cpu *cpu, uint32_t intid)
+{
+	const struct irq_source *source = irq_find(intid, cpu->index);
+
+	if (lpi_is_doorbell(intid))
+		vpe_want();
+	else if (!irq_received(cpu, intid, 0) && intid != SGI_KICK)
+		irq_spurious(cpu, intid);
+	else if (source && irq_defers(source))
+		return;
+	gic_end(intid);
+}
+
 static void interrupt(struct cpu *cpu)
 {
 	uint32_t intid = gic_acknowledge();
 
-	if (intid >= INTID_SPECIAL)
+	if (intid >= INTID_SPECIAL && intid < LPI_FIRST)
 		return;
 	if (intid == machine.timer_intid) {
 		timer_interrupt();
@@ -42,6 +57,8 @@ static void interrupt(struct cpu *cpu)
 			arch_channel_poll();
 	} else if (intid == serial_intid()) {
 		serial_interrupt();
+	} else {
+		return counted(cpu, intid);
 	}
 	gic_end(intid);
 }

@@ -1,4 +1,4 @@
-/* I/O APIC (82093AA): one input, that of the command channel; the old PIC is masked. */
+/* I/O APIC (82093AA): the input of the command channel, and those of counted interrupts; the old PIC is masked. */
 #include "x86.h"
 
 enum { REDIRECTION = 0x10, ACTIVE_LOW = 0x2000, LEVEL = 0x8000, PIC_MASTER_MASK = 0x21, PIC_SLAVE_MASK = 0xa1, PINS = 24,
@@ -39,4 +39,23 @@ void ioapic_interrupts(struct interrupts *list)
 		if (!(entry & MASKED))
 			interrupts_note(list, INTERRUPT_ENABLED, IOAPIC, pin);
 	}
+}
+
+void ioapic_set(uint32_t pin, uint8_t vector, uint32_t apic_id, bool is_level, bool masked)
+{
+	write(REDIRECTION + 2 * pin, MASKED);
+	write(REDIRECTION + 2 * pin + 1, apic_id << 24);
+	write(REDIRECTION + 2 * pin, vector | (is_level ? LEVEL : 0) | (masked ? MASKED : 0));
+}
+
+bool ioapic_is_masked(uint32_t pin)
+{
+	return read(REDIRECTION + 2 * pin) & MASKED;
+}
+
+void ioapic_mask(uint32_t pin, bool masked)
+{
+	uint32_t low = read(REDIRECTION + 2 * pin) & ~(uint32_t)MASKED;
+
+	write(REDIRECTION + 2 * pin, low | (masked ? MASKED : 0));
 }

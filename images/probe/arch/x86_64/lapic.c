@@ -6,10 +6,19 @@ enum {
 	REG_ID = 0x20, REG_TPR = 0x80, REG_EOI = 0xb0, REG_SPURIOUS = 0xf0, REG_ISR = 0x100, REG_IRR = 0x200, REG_ICR_LOW = 0x300, REG_ICR_HIGH = 0x310,
 	REG_LVT_TIMER = 0x320, REG_LVT_LINT0 = 0x350, REG_LVT_LINT1 = 0x360, REG_TIMER_INITIAL = 0x380, REG_TIMER_CURRENT = 0x390,
 	REG_TIMER_DIVIDE = 0x3e0, LVT_MASKED = 0x10000, LVT_NMI = 0x400, LVT_PERIODIC = 0x20000, DIVIDE_BY_1 = 0xb, ICR_PENDING = 0x1000,
+	LVT_EXTINT = 0x700, LVT_TSC_DEADLINE = 0x40000,
 };
-enum { MSR_APIC_BASE = 0x1b };
+enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0, MSR_X2APIC = 0x800, X2APIC_ENABLE = 0xc00 };
 
-static volatile uint32_t *reg(uint32_t offset)
+/* Each vCPU has changed over, or has not. */
+static bool x2apic[ARCH_MAX_CPUS];
+
+static bool is_x2apic(void)
+{
+	return x2apic[arch_this_cpu()->index];
+}
+
+static volatile uint32_t *mapped(uint32_t offset)
 {
 	static uint64_t base;
 
@@ -18,34 +27,87 @@ static volatile uint32_t *reg(uint32_t offset)
 	return (volatile uint32_t *)(base + offset);
 }
 
+static uint32_t get(uint32_t offset)
+{
+	return is_x2apic() ? (uint32_t)rdmsr(MSR_X2APIC + offset / 16) : *mapped(offset);
+}
+
+static void set(uint32_t offset, uint32_t value)
+{
+	if (is_x2apic())
+		wrmsr(MSR_X2APIC + offset / 16, value);
+	else
+		*mapped(offset) = value;
+}
+
+/* The calling vCPU's, with interrupts off meanwhile (Intel SDM vol. 3, 11.12). */
+void lapic_x2apic_on(void)
+{
+	uint64_t flags = arch_irq_save();
+
+	wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | X2APIC_ENABLE);
+	x2apic[arch_this_cpu()->index] = true;
+	arch_irq_restore(flags);
+}
+
 uint32_t lapic_id(void)
 {
-	return *reg(REG_ID) >> 24;
+	return is_x2apic() ? get(REG_ID) : get(REG_ID) >> 24;
 }
 
 void lapic_eoi(void)
 {
-	*reg(REG_EOI) = 0;
+	set(REG_EOI, 0);
 }
 
 void lapic_init(void)
 {
-	*reg(REG_TPR) = 0;
-	*reg(REG_LVT_LINT0) = LVT_MASKED;
-	*reg(REG_LVT_LINT1) = LVT_NMI;
-	*reg(REG_SPURIOUS) = 0x100 | VECTOR_SPURIOUS;
+	set(REG_TPR, 0);
+	set(REG_LVT_LINT0, LVT_MASKED);
+	set(REG_LVT_LINT1, LVT_NMI);
+	set(REG_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
 }
 
 void lapic_timer_start(void)
 {
-	*reg(REG_TIMER_DIVIDE) = DIVIDE_BY_1;
-	*reg(REG_LVT_TIMER) = LVT_PERIODIC | VECTOR_TIMER;
-	*reg(REG_TIMER_INITIAL) = LAPIC_TIMER_NS;      /* QEMU's and KVM's APIC timers count nanoseconds */
+	set(REG_TIMER_DIVIDE, DIVIDE_BY_1);
+	set(REG_LVT_TIMER, LVT_PERIODIC | VECTOR_TIMER);
+	set(REG_TIMER_INITIAL, LAPIC_TIMER_NS);      /* QEMU's and KVM's APIC timers count nanoseconds */
+}
+
+void lapic_timer_stop(void)
+{
+	set(REG_LVT_TIMER, LVT_MASKED | VECTOR_TIMER);
+	set(REG_TIMER_INITIAL, 0);
+}
+
+/* *ns* of the APIC timer's own clock; with a deadline, ticks of the TSC from now. */
+void lapic_timer_arm(uint8_t vector, uint64_t ns, uint32_t is_deadline, bool periodic)
+{
+	lapic_timer_stop();
+	if (is_deadline) {
+		set(REG_LVT_TIMER, LVT_TSC_DEADLINE | vector);
+		wrmsr(MSR_TSC_DEADLINE, arch_ticks() + ns);
+		return;
+	}
+	set(REG_LVT_TIMER, (periodic ? LVT_PERIODIC : 0) | vector);
+	set(REG_TIMER_INITIAL, (uint32_t)ns);
+}
+
+bool lapic_is_pending(uint32_t vector)
+{
+	return get(REG_IRR + vector / 32 * 0x10) >> vector % 32 & 1;
+}
+
+/* What the 8259A asserts comes in through LINT0, and brings its own vector. */
+void lapic_accept_pic(void)
+{
+	set(REG_LVT_LINT0, LVT_EXTINT);
 }
 
 uint32_t lapic_timer_left_ns(void)
 {
-	return *reg(REG_TIMER_CURRENT);
+	return get(REG_TIMER_CURRENT);
 }
 
 void lapic_send(uint32_t apic_id, uint32_t command)
@@ -53,9 +115,14 @@ void lapic_send(uint32_t apic_id, uint32_t command)
 	/* The pair of writes must not be split by a handler that sends too. */
 	uint64_t flags = arch_irq_save();
 
-	*reg(REG_ICR_HIGH) = apic_id << 24;
-	*reg(REG_ICR_LOW) = command;
-	while (*reg(REG_ICR_LOW) & ICR_PENDING)
+	if (is_x2apic()) {
+		wrmsr(MSR_X2APIC + REG_ICR_LOW / 16, (uint64_t)apic_id << 32 | command);
+		arch_irq_restore(flags);
+		return;
+	}
+	set(REG_ICR_HIGH, apic_id << 24);
+	set(REG_ICR_LOW, command);
+	while (get(REG_ICR_LOW) & ICR_PENDING)
 		arch_relax();
 	arch_irq_restore(flags);
 }
@@ -63,7 +130,7 @@ void lapic_send(uint32_t apic_id, uint32_t command)
 static void note_vectors(struct interrupts *list, enum interrupt_state state, uint32_t first)
 {
 	for (uint32_t vector = 0; vector < 256; vector++)
-		if (*reg(first + vector / 32 * 0x10) >> vector % 32 & 1)
+		if (get(first + vector / 32 * 0x10) >> vector % 32 & 1)
 			interrupts_note(list, state, 0, vector);
 }
 

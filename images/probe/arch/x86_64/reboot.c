@@ -12,7 +12,9 @@ enum {
 
 static bool has_device(uint16_t vendor, uint16_t device)
 {
-	return pci_find(vendor, device) != PCI_NONE;
+	uint32_t slot;
+
+	return pci_find(vendor, device, &slot);
 }
 
 bool arch_can_reboot(uint32_t way)
@@ -41,13 +43,24 @@ static void write_unlocked(uint64_t bar, uint32_t offset, uint32_t value)
 /* Nobody feeds it: after both of its stages, a millisecond, it resets the machine. */
 static void starve_watchdog(void)
 {
-	uint32_t slot = pci_find(INTEL, ESB);
-	uint64_t bar = pci_bar0(slot);
+	uint32_t slot;
+	uint64_t bar;
 
+	if (!pci_find(INTEL, ESB, &slot))
+		return;
+	bar = pci_memory_bar(slot, 0);
 	pci_write16(slot, ESB_CONFIG, ESB_COUNTS_MHZ | ESB_NO_INTERRUPT);
 	write_unlocked(bar, ESB_TIMER1, ESB_COUNTS);
 	write_unlocked(bar, ESB_TIMER2, ESB_COUNTS);
 	pci_write8(slot, ESB_LOCK, ESB_ENABLE);
+}
+
+static void tell_panic(void)
+{
+	uint32_t slot;
+
+	if (pci_find(REDHAT, PVPANIC_PCI, &slot))
+		*(volatile uint8_t *)pci_memory_bar(slot, 0) = PANICKED;
 }
 
 static void reset_by_acpi(void)
@@ -75,7 +88,7 @@ void arch_reboot(uint32_t way)
 		starve_watchdog();
 		break;
 	case REBOOT_PANIC:
-		*(volatile uint8_t *)pci_bar0(pci_find(REDHAT, PVPANIC_PCI)) = PANICKED;
+		tell_panic();
 		break;
 	case REBOOT_BARE:
 		/* A boot to everybody but the hardware, of which nothing was reset. */

@@ -3,7 +3,7 @@
 #include "confidential.h"
 
 enum { COM1 = 0x3f8, COM2 = 0x2f8, COM3 = 0x3e8, DATA = 0, IER = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6 };
-enum { LSR_DATA = 0x01, LSR_EMPTY = 0x20, IIR_NONE = 0x01, IER_RECEIVE = 0x01, FIFO_ON_TRIGGER_8 = 0x87, FIFO_ON_TRIGGER_14 = 0xc7, FIFO_BYTES = 16 };
+enum { LSR_DATA = 0x01, LSR_EMPTY = 0x20, IIR_NONE = 0x01, IER_RECEIVE = 0x01, IER_EMPTY = 0x02, FIFO_ON_TRIGGER_8 = 0x87, FIFO_ON_TRIGGER_14 = 0xc7, FIFO_BYTES = 16 };
 enum { PATIENCE = 1000000 };
 
 static void setup(uint16_t port, uint8_t interrupts, uint8_t fifo)
@@ -94,4 +94,22 @@ void serial_interrupt(void)
 void arch_channel_poll(void)
 {
 	receive();
+}
+
+/* An empty transmitter that may interrupt holds its line up; off, it lets go. */
+void serial_line(uint16_t port, bool up)
+{
+	if (up)
+		wait_empty(port);
+	outb(port + IER, up ? IER_EMPTY : 0);
+	if (!up)
+		inb(port + IIR);
+}
+
+void serial_line_init(uint16_t port)
+{
+	if (port == COM1)
+		serial_line(port, false);
+	else
+		setup(port, 0, FIFO_ON_TRIGGER_8);
 }

@@ -2,6 +2,7 @@
  * never trusts the interrupted rsp: canaries may have put anything there. */
 #include "x86.h"
 #include "confidential.h"
+#include "irq_x86.h"
 
 struct gate {
 	uint16_t offset_low, selector;
@@ -73,6 +74,27 @@ static void fault(const struct frame *frame)
 	panic(&what);
 }
 
+/* A vector that is nobody else's: a source's, or one that nobody asked for. */
+static bool counted(struct cpu *cpu, const struct frame *frame)
+{
+	const struct irq_source *source;
+
+	if (!irq_is_open || frame->vector >= VECTOR_TIMER)
+		return false;
+	if (irq_received(cpu, (uint32_t)frame->vector, 0)) {
+		source = irq_find((uint32_t)frame->vector, cpu->index);
+		if (!irq_defers(source))
+			arch_irq_end(source);
+		return true;
+	}
+	irq_spurious(cpu, (uint32_t)frame->vector);
+	if (frame->vector >= VECTOR_PIC + 16)
+		lapic_eoi();
+	else
+		pic_eoi((unsigned)frame->vector - VECTOR_PIC);
+	return true;
+}
+
 void trap(struct frame *frame);
 void trap(struct frame *frame)
 {
@@ -80,8 +102,12 @@ void trap(struct frame *frame)
 
 	if (frame->vector == VECTOR_VC)
 		return vc_handle(cpu, frame);
+	if (frame->vector == VECTOR_NMI && !stopping && irq_is_open && irq_nmi(cpu))
+		return;
 	if (frame->vector < 32)
 		fault(frame);
+	if (counted(cpu, frame))
+		return;
 	if (frame->vector == VECTOR_TIMER) {
 		heartbeat_tick(cpu);
 		conversions_tick(cpu);

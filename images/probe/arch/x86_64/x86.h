@@ -7,7 +7,7 @@
 enum { STACK_BYTES = 8192, IST_DOUBLE_FAULT = 1, IST_NMI, IST_FAULT, IST_IRQ, STACKS };
 enum { SELECTOR_CODE = 0x08, SELECTOR_DATA = 0x10, SELECTOR_TSS = 0x18 };
 enum { VECTOR_NMI = 2, VECTOR_TIMER = 0xe1, VECTOR_CHANNEL = 0xe2, VECTOR_KICK = 0xe3,
-	VECTOR_ERRAND = 0xe4, VECTOR_VC = 29, VECTOR_SPURIOUS = 0xff };
+	VECTOR_ERRAND = 0xe4, VECTOR_VC = 29, VECTOR_SPURIOUS = 0xff, VECTOR_PIC = 0x20 };
 enum { VECTOR_PENDED = 0x50, VECTORS_PENDED = 8, IOAPIC = 0xff };       /* IOAPIC: instead of a vCPU, in struct interrupts */
 
 struct frame {
@@ -71,17 +71,38 @@ void ioapic_interrupts(struct interrupts *list);
 enum { LAPIC_TIMER_NS = 10000000 };
 void lapic_send(uint32_t apic_id, uint32_t command);
 enum { IPI_INIT = 0x4500, IPI_STARTUP = 0x4600, IPI_NMI = 0x4400, IPI_FIXED = 0x4000, IPI_ALL_OTHERS = 0xc0000 };
+void lapic_timer_stop(void);
+void lapic_timer_arm(uint8_t vector, uint64_t ns, uint32_t is_deadline, bool periodic);
+bool lapic_is_pending(uint32_t vector);
+void lapic_accept_pic(void);
+void lapic_x2apic_on(void);
 void ioapic_route(uint32_t gsi, uint8_t vector, uint32_t apic_id, uint16_t flags);
+void ioapic_set(uint32_t pin, uint8_t vector, uint32_t apic_id, bool is_level, bool masked);
+void ioapic_mask(uint32_t pin, bool masked);
+bool ioapic_is_masked(uint32_t pin);
 void serial_init(void);
 void serial_interrupt(void);
+void serial_line(uint16_t port, bool up);
+void serial_line_init(uint16_t port);
 
-/* crash.c, pci.c */
-void triple_fault(void);
-enum { PCI_NONE = 0xff };
-uint32_t pci_find(uint16_t vendor, uint16_t device);    /* slot on bus 0 */
-uint64_t pci_bar0(uint32_t slot);
+/* pci.c: slots of bus 0. pic.c: the 8259As and the 8254 */
+bool pci_find(uint16_t vendor, uint16_t device, uint32_t *slot);
+uint32_t pci_read(uint32_t slot, uint32_t offset);
+void pci_write(uint32_t slot, uint32_t offset, uint32_t value);
 void pci_write8(uint32_t slot, uint32_t offset, uint8_t value);
 void pci_write16(uint32_t slot, uint32_t offset, uint16_t value);
+uint64_t pci_memory_bar(uint32_t slot, unsigned bar);
+uint16_t pci_io_bar(uint32_t slot, unsigned bar);
+uint32_t pci_capability(uint32_t slot, uint8_t id);
+void pci_enable(uint32_t slot);
+void pic_init(void);
+void pic_mask(unsigned irq, bool masked);
+void pic_eoi(unsigned irq);
+bool pic_is_pending(unsigned irq);
+void pit_start(uint16_t count, bool periodic);
+
+/* crash.c */
+void triple_fault(void);
 
 /* canary.c */
 void canary_leave(struct cpu *cpu, struct frame *frame);
