@@ -22,6 +22,7 @@ from harness.cases.stage import CaseOverError, Guest, Stage, read_clock
 from harness.cases.witness import beats_of, beats_on
 from harness.checks import early, kernel_log, reboot_end, reset_calls, stale_lines
 from harness.checks.page_map import RESET, check_after_reset
+from harness.checks.protection_preconditions import check_lines_at_risk
 from harness.guest.early_memory import firmware_scratch, wrong_lines
 from harness.guest.protocol import Ready
 from harness.guest.reboot import BOOT_VCPU, early_report, reboot_guest, spare
@@ -59,6 +60,8 @@ class Rebooter:
     stage: Stage
     settings: RebootSettings
     done: int = 0
+    resets: int = 0
+    """How many of them reset the machine."""
     fresh: PageMap | None = None
     """The host's list of a boot that nothing came before."""
     cycles_s: list[float] = field(default_factory=list)
@@ -108,6 +111,7 @@ class Rebooter:
     async def reboot_only(self, guest: Guest, manner: Manner) -> Guest:
         """The same without a new load: memory is as the boot before left it."""
         self.done += 1
+        self.resets += WAYS[manner.way].resets
         stage, vm = self.stage, guest.vm
         stage.step(f"reboot {self.done} by {manner.way}")
         map_before = stage.shield.of(vm).protection.snapshot().page_map if stage.shield else None
@@ -135,7 +139,11 @@ class Rebooter:
         return again
 
     def sum_up(self) -> None:
-        """Timings of all reboots, and a note."""
+        """Timings of all reboots, a note, and whether they have put the flush of caches to the test."""
+        shield = self.stage.shield
+        if shield and shield.settings.caches:
+            found = check_lines_at_risk(shield.lines_at_risk, resets=self.resets)
+            self.stage.notebook.judge("precondition", found)
         timings, cycles = self.stage.notebook.timings, sorted(self.cycles_s)
         if cycles:
             timings["reboot_s"] = cycles[len(cycles) // 2]
@@ -236,7 +244,7 @@ class Rebooter:
         notebook.judge(early.INTERRUPTS, early.check_interrupts(evidence))
         if manner.pend:
             notebook.judge("precondition", early.check_pended(evidence, at_least=_PENDED))
-        if stage.shield and lines:
+        if stage.shield:
             origins = await asyncio.to_thread(stage.shield.origins, guest.vm, lines)
             notebook.judge(stale_lines.CHECK, stale_lines.check_stale_lines(origins, role=guest.vm.role))
         stage.events.emit("guest", "looked", pages=report.pages_checked, bad=report.pages_bad, ticks=report.ticks)
