@@ -12,9 +12,7 @@ def busy_words(load: float, processors: int) -> str:
     """What to say of a host of *processors* with a load average of *load*; empty when it is not busy."""
     if load <= _LOAD_PER_PROCESSOR * processors:
         return ""
-    return (
-        f"this host was busy (load {load:.0f} on {processors} processors): raise deadline_s, or run it when it is quiet"
-    )
+    return f"this host was busy (load {load:.0f} on {processors} processors): raise deadline_s, or try it when quiet"
 
 
 def busy_now() -> str:
