@@ -179,7 +179,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 HostFault.DEVICE_STOPS_LATE,
                 "device",
                 "raises one more interrupt after the state of the controllers was saved",
-                "irq/exactly-once: lost",
+                "irq/exactly-once: lost; irq/handler-order: raised-after-save",
                 bug_class="B41",
             ),
             _host(
