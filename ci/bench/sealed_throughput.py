@@ -21,9 +21,9 @@ import numpy as np
 from relay_throughput import BOUND_S, CHECKOUT, MEMORY_MIB, completed
 
 from harness.confidential.soft.flavour import FLAVOURS
-from harness.confidential.soft.guest_context import SendTarget
-from harness.confidential.soft.platform import SoftPlatform
-from harness.confidential.soft.policy import Policy, PolicyFlag
+from harness.confidential.soft.host.platform import SoftPlatform
+from harness.confidential.soft.processor.guest_context import SendTarget
+from harness.confidential.soft.processor.policy import Policy, PolicyFlag
 from harness.hosts.machine_probe import find_emulators
 from harness.migration.relay import Endpoint, Relay
 from harness.migration.sealed.sides import open_destination_side, open_source_side

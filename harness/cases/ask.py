@@ -16,6 +16,7 @@ from harness.cases.circumstances import ProtectedCaseSettings, with_needs
 from harness.cases.faults import plan_faults
 from harness.cases.plan_file import Entry, load_plan
 from harness.cases.protection_settings import ProtectionSettings
+from harness.cases.reboot_settings import RebootSettings
 from harness.cases.request import Request, fresh_seed
 from harness.cases.settings import MigrationCaseSettings, Settings, parse_settings
 from harness.confidential.backend import BACKENDS, find_backend
@@ -118,6 +119,8 @@ def _settings(case: Case, arch: Arch, words: Words) -> Settings:
             raise UsageError(f"backend {backend.name} cannot play the fault {min(faults)}", hint=hint)
         if isinstance(settings, MigrationCaseSettings) and settings.protection != ProtectionSettings():
             raise UsageError(f"protection is set, and backend {backend.name} protects nothing", hint=hint)
+    if isinstance(settings, RebootSettings) and backend.is_soft:
+        settings = settings.protected()
     return with_needs(settings, faults) if isinstance(settings, ProtectedCaseSettings) else settings
 
 

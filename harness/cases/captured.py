@@ -144,7 +144,7 @@ class Origin:
 
     def machine_settings(self) -> dict[str, Any]:
         """Machine type, memory and vCPUs as they were asked for."""
-        names = ("machine", "memory_mib", "trim_kib", "below_4g_mib", "vcpus")
+        names = ("machine", "memory_mib", "trim_kib", "below_4g_mib", "vcpus", "firmware")
         return {name: self.request["settings"][name] for name in names if name in self.request["settings"]}
 
 

@@ -31,6 +31,13 @@ class HostFault(StrEnum):
     KILL_DESTINATION = "host-kill-destination"
     STOP_SOURCE = "host-stop-source"
     IGNORE_CANCEL = "host-ignore-cancel"
+    STALE_LINE = "host-line-falls-back"
+    STALE_PAGE = "host-page-falls-back"
+    BOOT_PAGE_LOST = "host-boot-page-lost"
+    RESETS_NOTHING = "host-resets-nothing"
+    RESETS_FIRST = "host-resets-first"
+    RESETS_ANYWAY = "host-resets-anyway"
+    STAYS_PAUSED = "host-stays-paused"
     DEVICE_LOSES = "irq-device-loses"
     DEVICE_DOUBLES = "irq-device-doubles"
     DEVICE_STOPS_LATE = "irq-device-stops-late"
@@ -114,6 +121,49 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 "migration/cancel: not-cancelled",
             ),
             _host(
+                HostFault.STALE_LINE,
+                "KVM",
+                "lets an older copy of one line of 64 bytes fall over memory while the guest is rebooted",
+                "reboot/memory: line",
+                bug_class="B22",
+            ),
+            _host(
+                HostFault.STALE_PAGE,
+                "KVM",
+                "gives the rebooted guest an older copy of a whole page",
+                "reboot/memory: page",
+            ),
+            _host(
+                HostFault.BOOT_PAGE_LOST,
+                "KVM",
+                "loses the line in which a boot tells the next one what to expect",
+                "reboot/memory: kept-lost",
+                bug_class="B22",
+            ),
+            _host(
+                HostFault.RESETS_NOTHING,
+                "QEMU",
+                "lets the guest boot anew and resets neither interrupt controllers nor anything else",
+                "reboot/events: no-reset",
+                bug_class="B43",
+            ),
+            _host(
+                HostFault.RESETS_FIRST,
+                "management",
+                "resets the guest before it has come to reboot itself",
+                "reboot/events: other-reason",
+            ),
+            _host(
+                HostFault.RESETS_ANYWAY,
+                "QEMU",
+                "resets a guest that came in although its vCPUs cannot be reset",
+                "reset/end: came-back",
+                bug_class="B25",
+            ),
+            _host(
+                HostFault.STAYS_PAUSED, "management", "leaves the guest paused that it has reset", "reset/end: hangs"
+            ),
+            _host(
                 HostFault.DEVICE_LOSES,
                 "device",
                 "forgets an interrupt that it was to raise when the machine goes on",
@@ -129,7 +179,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 HostFault.DEVICE_STOPS_LATE,
                 "device",
                 "raises one more interrupt after the state of the controllers was saved",
-                "irq/exactly-once: lost",
+                "irq/exactly-once: lost; irq/handler-order: raised-after-save",
                 bug_class="B41",
             ),
             _host(

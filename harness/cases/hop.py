@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Protocol, Self
 
 from harness.cases.faults import HostFault
 from harness.cases.judge_protection import (
+    Crossing,
     begin_crossing,
     give_up,
     judge_arrival,
@@ -23,16 +25,17 @@ from harness.cases.judge_protection import (
 )
 from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
-from harness.cases.stage import CaseOverError, Guest, Stage, machine_of, read_clock
+from harness.cases.stage import CaseOverError, ClockAnchor, Guest, Stage, machine_of, read_clock
 from harness.cases.wire import Wire, close_account, open_wire
 from harness.cases.witness import SeenState, beats_of, judge_clocks, judge_state, let_run
 from harness.checks.ends import check_ends
 from harness.checks.precondition import check_redirtied
-from harness.migration.driver import Moved, migrate, prepare, traffic_of
-from harness.migration.settings import MigrationSettings
+from harness.migration.driver import Midway, Moved, migrate, prepare, traffic_of
+from harness.migration.settings import CancelAt, MigrationSettings
 from harness.migration.story import SideEvent, timeline_of
 from harness.model.deadline import Deadline
 from harness.model.errors import TooSlowError, UnsupportedError
+from harness.model.guest import Heartbeat
 from harness.model.timeline import Sample
 from harness.report.events import SAMPLE
 from harness.vm.vm import Vm
@@ -74,6 +77,15 @@ async def start_destination(stage: Stage, settings: MigrationCaseSettings, numbe
     return vm
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interlude:
+    """What a guest goes through while it is being moved, after which it is another one: a boot."""
+
+    at: CancelAt
+    """In which phase; not in pre-switchover, where no guest runs."""
+    play: Callable[[Guest], Awaitable[Guest]]
+
+
 async def move(
     stage: Stage,
     guest: Guest,
@@ -82,67 +94,114 @@ async def move(
     number: int = 0,
     destination: Vm | None = None,
     is_last: bool = True,
+    interlude: Interlude | None = None,
     bystander: Bystander | None = None,
 ) -> Guest:
     """Move *guest* live and judge the move; returns the guest in its new VM, running.
 
     With *is_last* the workload is told to stop before the destination runs, so that it hardly writes over what the
-    guest is to verify; else it works on.
+    guest is to verify; else it works on. An *interlude* is played on the source; who comes out of it moves.
 
     Raises CaseOverError when the ends show that nothing arrived, and what the driver and the probe raise.
     """
     destination = destination or await start_destination(stage, settings, number)
-    source, notebook = guest.vm, stage.notebook
     plan = _plan(settings, bystander)
     crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
-    await prepare(source, plan, deadline=stage.deadline)
+    await prepare(guest.vm, plan, deadline=stage.deadline)
     async with open_wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
-        clock = await read_clock(guest.probe, stage.deadline)
-        if guest.anchor:
-            guest = replace(guest, tsc_hz=min(guest.tsc_hz, guest.anchor.hz_until(clock)))
-        before = beats_of(guest, source)
+        leaving = await _Leaving.look(stage, guest, crossing)
         if bystander:
             await bystander.source_leaves()
         moved = await migrate(
-            source,
+            guest.vm,
             destination,
             wire.uri,
             plan,
             deadline=Deadline(stage.deadline.at_s - _RESERVE_S),
-            on_sample=lambda sample: _show(stage, sample, source.ram.size_bytes),
-            midway=_sabotage(stage, source, destination),
-            at_switchover=bystander.source_stopped if bystander else None,
+            on_sample=lambda sample: _show(stage, sample, guest.vm.ram.size_bytes),
+            midways=_midways(stage, leaving, destination, interlude, bystander),
         )
-        notebook.has_moved = True
-        if crossing and not moved.completed:
-            await give_up(stage, guest, crossing, wire.sealed, moved)
-        if crossing and wire.sealed and moved.completed:
-            judge_wire(stage, guest, crossing, wire.sealed)
-        await _note_move(stage, wire, moved, source, destination, number)
-        at_stop = beats_of(guest, source)
-        _judge_load(stage, settings, moved, written=at_stop.pages_written - before.pages_written)
-        if crossing and wire.sealed:
-            judge_conversions(stage, crossing, wire.sealed, settings.protection)
-            await asyncio.to_thread(settle, crossing)
-            judge_crossing(stage, guest, crossing)
-        seen = await judge_state(stage, guest, destination, wire, number=number, is_last=is_last)
+        await _judge_wire(stage, leaving, wire, moved, destination, number)
+        at_stop = beats_of(leaving.guest, guest.vm)
+        _judge_load(stage, settings, moved, written=at_stop.pages_written - leaving.before.pages_written)
+        if leaving.crossing and wire.sealed:
+            judge_conversions(stage, leaving.crossing, wire.sealed, settings.protection)
+            await asyncio.to_thread(settle, leaving.crossing)
+            judge_crossing(stage, leaving.guest, leaving.crossing)
+        seen = await judge_state(stage, leaving.guest, destination, wire, number=number, is_last=is_last)
     if bystander:
         await bystander.destination_loaded(seen)
-    guest.probe.attach(*destination.channel)
-    arrived = replace(guest, vm=destination)
-    stopping = asyncio.create_task(stop_work(stage, arrived)) if is_last else None
+    arrived = await _arrive(stage, leaving, destination, wire, bystander, stops_work=is_last)
+    await judge_clocks(stage, leaving.guest, leaving.before, at_stop, leaving.clock.asked_s)
+    return replace(arrived, anchor=await read_clock(arrived.probe, stage.deadline))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Leaving:
+    """The guest that moves, and what was read of it before; an interlude makes it another one."""
+
+    guest: Guest
+    clock: ClockAnchor
+    before: Heartbeat
+    crossing: Crossing | None
+
+    @classmethod
+    async def look(cls, stage: Stage, guest: Guest, crossing: Crossing | None) -> Self:
+        """Read its clock and its heartbeats."""
+        clock = await read_clock(guest.probe, stage.deadline)
+        if guest.anchor:
+            guest = replace(guest, tsc_hz=min(guest.tsc_hz, guest.anchor.hz_until(clock)))
+        return cls(guest=guest, clock=clock, before=beats_of(guest, guest.vm), crossing=crossing)
+
+    async def play(self, stage: Stage, interlude: Interlude) -> None:
+        """Whoever comes out of *interlude* is who moves."""
+        self.guest = await interlude.play(self.guest)
+        self.clock = await read_clock(self.guest.probe, stage.deadline)
+        self.before = beats_of(self.guest, self.guest.vm)
+        self.crossing = self.crossing and replace(self.crossing, conversions_before=0)
+
+
+def _midways(
+    stage: Stage, leaving: _Leaving, destination: Vm, interlude: Interlude | None, bystander: Bystander | None
+) -> list[Midway]:
+    midways = _sabotage(stage, leaving.guest.vm, destination)
+    if interlude:
+        midways.append(Midway(interlude.at, partial(leaving.play, stage, interlude)))
+    if bystander:
+        midways.append(Midway(CancelAt.PRE_SWITCHOVER, bystander.source_stopped))
+    return midways
+
+
+async def _judge_wire(stage: Stage, leaving: _Leaving, wire: Wire, moved: Moved, destination: Vm, number: int) -> None:
+    """What went over the wire, and how both ends took it; raises when nothing arrived."""
+    stage.notebook.has_moved = True
+    guest, crossing = leaving.guest, leaving.crossing
+    if crossing and not moved.completed:
+        await give_up(stage, guest, crossing, wire.sealed, moved)
+    if crossing and wire.sealed and moved.completed:
+        await wire.sealed.settled()
+        judge_wire(stage, guest, crossing, wire.sealed)
+    await _note_move(stage, wire, moved, guest.vm, destination, number)
+
+
+async def _arrive(
+    stage: Stage, leaving: _Leaving, destination: Vm, wire: Wire, bystander: Bystander | None, *, stops_work: bool
+) -> Guest:
+    """Let the destination run, and see the guest there."""
+    leaving.guest.probe.attach(*destination.channel)
+    arrived = replace(leaving.guest, vm=destination)
+    stopping = asyncio.create_task(stop_work(stage, arrived)) if stops_work else None
     try:
-        await let_run(stage, guest, destination, on_run=bystander.destination_runs if bystander else None)
-        if crossing and wire.sealed:
-            await judge_arrival(stage, arrived, crossing, wire.sealed)
+        await let_run(stage, leaving.guest, destination, on_run=bystander.destination_runs if bystander else None)
+        if leaving.crossing and wire.sealed:
+            await judge_arrival(stage, arrived, leaving.crossing, wire.sealed)
         if stopping:
             await stopping
     finally:
         if stopping:
             stopping.cancel()
-    await judge_clocks(stage, guest, before, at_stop, clock.asked_s)
-    return replace(arrived, anchor=await read_clock(guest.probe, stage.deadline))
+    return arrived
 
 
 def _plan(settings: MigrationCaseSettings, bystander: Bystander | None) -> MigrationSettings:
@@ -192,20 +251,18 @@ def _show(stage: Stage, sample: Sample, total_bytes: int) -> None:
     stage.events.emit("src", SAMPLE, total_bytes=total_bytes, **asdict(sample))
 
 
-def _sabotage(stage: Stage, source: Vm, destination: Vm) -> Callable[[], Awaitable[None]] | None:
+def _sabotage(stage: Stage, source: Vm, destination: Vm) -> list[Midway]:
     victims = [
         vm
         for fault, vm in ((HostFault.KILL_SOURCE, source), (HostFault.KILL_DESTINATION, destination))
         if stage.strikes(fault)
     ]
-    if not victims:
-        return None
 
     async def kill() -> None:
         for vm in victims:
             await vm.kill()
 
-    return kill
+    return [Midway(CancelAt.FIRST_PASS, kill)] if victims else []
 
 
 def _events(vm: Vm) -> list[SideEvent]:

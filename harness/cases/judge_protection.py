@@ -29,8 +29,8 @@ from harness.checks.handshake import check_handshake
 from harness.checks.page_map import HYPERCALLS, LIST, VIEWS, check_hypercalls, check_shared_list, check_views
 from harness.checks.precondition import check_fault_applied
 from harness.checks.protection_preconditions import check_around_hole, check_both_kinds, check_converted
-from harness.confidential.soft.firmware import FIRMWARE_BLOCKS
-from harness.confidential.soft.status import CommandRefusedError
+from harness.confidential.soft.memory.firmware import FIRMWARE_BLOCKS
+from harness.confidential.soft.processor.status import CommandRefusedError
 from harness.migration.driver import Moved
 from harness.model.errors import BlockedError, LostError
 from harness.model.map_strip import map_strip

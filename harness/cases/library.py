@@ -10,6 +10,7 @@ MODULES = (
     "state_cases",
     "pagemap_cases",
     "cvm_cases",
+    "reboot_cases",
     "interrupts.x86_cases",
     "interrupts.storm_case",
     "interrupts.arm_cases",

@@ -21,7 +21,7 @@ async def fill_and_load(stage: Stage, guest: Guest, settings: MigrationCaseSetti
     notebook = stage.notebook
     stage.step("fill")
     with notebook.timed("fill_s"):
-        await guest.probe.fill(stage.seed.sub("pattern"), deadline=stage.deadline)
+        await guest.probe.fill(stage.pattern_seed, deadline=stage.deadline)
     if settings.workload is not Workload.IDLE:
         await guest.probe.start(
             settings.workload,

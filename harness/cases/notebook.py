@@ -33,7 +33,7 @@ class Notebook:
     notes: list[str] = field(default_factory=list)
     """What was not judged, and why: the reason of a pass tells."""
     has_moved: bool = False
-    """Whether a guest has been sent on its way: before that, trouble of the guest is not the migration's."""
+    """Whether a guest was sent on its way or rebooted: before that, trouble of the guest is not the product's."""
 
     @property
     def has_failed(self) -> bool:

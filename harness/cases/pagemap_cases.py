@@ -49,6 +49,7 @@ async def conversion_storm(stage: Stage, settings: ProtectedCaseSettings) -> Non
     backend=BACKEND,
     **_MOVE,
     hops=4,
+    deadline_s=180.0,
     protection={"conversions_per_tick": 2},
 )
 async def ping_pong(stage: Stage, settings: ProtectedCaseSettings) -> None:

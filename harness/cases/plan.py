@@ -6,8 +6,10 @@ import shlex
 from collections.abc import Sequence
 
 from harness.cases.binaries import find_binaries
+from harness.cases.reboot_outcome import outcome_of
+from harness.cases.reboot_settings import RebootSettings
 from harness.cases.request import Request
-from harness.cases.stage import machine_of
+from harness.cases.stage import Binaries, fitted, machine_of
 from harness.model.deadline import Deadline
 from harness.model.errors import HarnessError
 from harness.vm.commandline import command_line
@@ -42,9 +44,27 @@ async def _sides(request: Request, keeper: Keeper) -> list[str]:
     sides = (("src", binaries.source, False), ("dst", binaries.destination, True))
     return [
         f"  accel     {binaries.accel}: {binaries.accel_reason}",
+        *_expected(request, binaries),
         *(
             f"  {role}       QEMU {features.version}: "
-            + shlex.join(command_line(spec, features, name=keeper.vm_name("plan", role), incoming=incoming))
+            + shlex.join(
+                command_line(
+                    fitted(spec, features, request), features, name=keeper.vm_name("plan", role), incoming=incoming
+                )
+            )
             for role, features, incoming in sides
         ),
+    ]
+
+
+def _expected(request: Request, binaries: Binaries) -> list[str]:
+    """How a reboot must end, for a case that reboots its guest: as the table of outcomes says."""
+    settings = request.settings
+    if not isinstance(settings, RebootSettings):
+        return []
+    sides = (("never migrated", binaries.source, False), ("came in", binaries.destination, True))
+    return [
+        f"  expected  a reboot of a guest that {'was ' if not arrived else ''}{when} under QEMU {features.version}: "
+        f"{outcome_of(request.backend, settings.protection, has_arrived=arrived, qemu=features.major_minor)}"
+        for when, features, arrived in sides
     ]

@@ -63,7 +63,12 @@ class ProtectionSettings(BaseModel):
     """The host converts 64 MiB at most at once and answers RETRY, as TDX hosts do."""
     refuses_conversion: int = Field(default=0, ge=0)
     """The host refuses this conversion of the guest's workload, counted from 1; 0 refuses none."""
+    resets_arrived: bool = True
+    """False is a host that does not reset a guest with encrypted vCPU state that came in (Hygon's QEMU)."""
     pace: ProcessorPace = ProcessorPace.INSTANT
+    caches: bool | None = None
+    """Caches that are not coherent between views of memory are played: a missing flush hurts. None: where the case
+    is about them."""
 
     @property
     def forbidden_by(self) -> str:

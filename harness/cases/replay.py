@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
@@ -35,7 +35,7 @@ from harness.model.deadline import Deadline
 from harness.model.errors import PreconditionError, TooSlowError, UnsupportedError
 from harness.model.evidence import Pulse
 from harness.model.guest import PatternCheck, RamLayout
-from harness.model.machine import MAX_VCPUS
+from harness.model.machine import MAX_VCPUS, MachineSpec
 from harness.model.memory import Damage
 from harness.model.verdict import Finding
 from harness.report.store import Keep
@@ -61,10 +61,16 @@ class ReplaySettings(Settings):
     vcpus: int = Field(default=1, ge=1, le=MAX_VCPUS)
     pattern_seed: int | None = Field(default=None, ge=0, lt=1 << 64)
     """Seed of the pattern in the guest's memory; None takes what its heartbeat page says."""
+    devices: tuple[str, ...] = ()
+    """``-device`` options of the machine, in the order in which they were given."""
     is_probe: bool = False
     """The stream is known to carry the probe: not to find it is a defect then, not another guest."""
     capabilities: Mapping[str, bool] = Field(default_factory=dict)
     """Further migration capabilities of the destination; those that the stream names are set anyway."""
+
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """With the devices of this stream's machine."""
+        return replace(spec, devices=(*spec.devices, *self.devices))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

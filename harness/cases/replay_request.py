@@ -7,10 +7,12 @@ from pathlib import Path
 from harness.cases.ask import Words, parse_accel, parse_seed
 from harness.cases.captured import Capture, Origin
 from harness.cases.case import named_case
+from harness.cases.reboot_settings import RebootSettings
 from harness.cases.replay import CASE_ID, ReplaySettings
 from harness.cases.request import Request
-from harness.cases.settings import parse_settings
+from harness.cases.settings import Settings, parse_settings, validate
 from harness.model.errors import UsageError
+from harness.model.machine import MachineSpec
 from harness.model.seed import Seed
 from harness.report.store import Keep
 
@@ -37,12 +39,15 @@ def request_of(file: Path, words: Words) -> Request:
             hint="play it again with 'cvmig repro RUN_DIR'; 'cvmig stream inspect' shows what is in the stream",
         )
     seed = parse_seed(words.seed) if words.seed else Seed(origin.request["seed"]) if origin else None
+    case = _case_of(origin)
     accel = parse_accel(words.accel) or (origin and origin.accel) or capture.accel()
     defaults = {
         **machine,
         "deadline_s": _DEADLINE_S + _S_PER_GIB * capture.summary.size_bytes / (1 << 30),
         "file": str(file.resolve()),
-        "pattern_seed": seed and seed.sub("pattern"),
+        # A guest that was rebooted has been filled with another pattern since.
+        "pattern_seed": None if isinstance(case, RebootSettings) else seed and seed.sub("pattern"),
+        "devices": case.machine_for(MachineSpec(arch=capture.arch)).devices if case else (),
         "is_probe": origin is not None and capture.has_memory,
     }
     return Request(
@@ -54,3 +59,13 @@ def request_of(file: Path, words: Words) -> Request:
         accel=accel,
         keep=Keep(words.keep),
     )
+
+
+def _case_of(origin: Origin | None) -> Settings | None:
+    """Settings of the case that the stream is from, where they still mean something: its machine had devices for it."""
+    if origin is None:
+        return None
+    try:
+        return validate(named_case(str(origin.request.get("case"))).settings, origin.request["settings"])
+    except (KeyError, UsageError):
+        return None

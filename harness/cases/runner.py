@@ -21,6 +21,7 @@ from harness.cases.shield import Shield
 from harness.cases.stage import Binaries, CaseOverError, Stage
 from harness.checks.precondition import check_fault_applied, check_fault_seen
 from harness.confidential.backend import find_backend
+from harness.hosts.busy import busy_now
 from harness.model.deadline import Deadline
 from harness.model.errors import (
     BlockedError,
@@ -111,9 +112,11 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
     except CaseOverError:
         return _judged(notebook, None)
     except TimeoutError:
-        late = _Outcome(Verdict.ERROR, f"the deadline of {request.settings.deadline_s:g} s passed")
+        late = _Outcome(Verdict.ERROR, f"the deadline of {request.settings.deadline_s:g} s passed", busy_now())
         return _judged(notebook, late)
     except HarnessError as trouble:
+        if isinstance(trouble, DeadlineError | TooSlowError):
+            trouble.hint = "; ".join(filter(None, (busy_now(), trouble.hint)))
         return _judged(notebook, _of_trouble(trouble, notebook))
     except Exception as bug:  # noqa: BLE001 - a bug of ours must end as a verdict, with its traceback kept
         folder.write("traceback.txt", traceback.format_exc())
@@ -127,7 +130,14 @@ def _shield(request: Request) -> Shield | None:
     if flavour is None or not isinstance(request.settings, MigrationCaseSettings):
         return None
     faults = plan_faults(request.faults).soft
-    return Shield(flavour=flavour, settings=request.settings.protection, faults=faults, seed=request.seed)
+    settings = request.settings
+    return Shield(
+        flavour=flavour,
+        settings=settings.protection,
+        faults=faults,
+        seed=request.seed,
+        plays_resets=settings.plays_resets,
+    )
 
 
 def _judge_faults(stage: Stage) -> None:

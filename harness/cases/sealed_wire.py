@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,10 +22,14 @@ from harness.migration.sealed.sides import (
     open_source_side,
 )
 from harness.migration.settings import Transport
-from harness.model.errors import HarnessError
+from harness.model.deadline import Deadline
+from harness.model.errors import DeadlineError, HarnessError
 from harness.model.soft_fault import SOFT_FAULTS, Owner
 from harness.model.wire import WireFault
 from harness.vm.vm import Vm
+
+_WIRE_S = 5.0
+"""How long the wire may take to close after a completed migration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,14 @@ class SealedWire:
     destination: DestinationSide
     between: PacketFaults | None = None
     """What errs between the hosts."""
+
+    async def settled(self) -> None:
+        """Wait until the destination's end has seen all that came.
+
+        QEMU has loaded the guest a moment before its own end of the wire has counted the last record.
+        """
+        with contextlib.suppress(DeadlineError):
+            await self.destination.relay.wait(Deadline.after(_WIRE_S))
 
     def check_ours(self) -> None:
         """Raise HarnessError when an end broke by a mistake of ours: that says nothing about the product."""
@@ -77,7 +90,7 @@ async def open_sealed_wire(
                 arriving.protection,
                 listen=listen("host"),
                 connect=Endpoint.parse(uri),
-                private_seed=stage.seed.sub("pattern"),
+                private_seed=stage.pattern_seed,
             )
         )
         between = None

@@ -37,8 +37,14 @@ class Settings(BaseModel):
     vcpus: int = Field(default=1, ge=1, le=8)
     machine: str = Field(default="pc-q35-7.2", pattern=r"^[a-z0-9][a-z0-9.-]*-[0-9.]+$")
     """Versioned machine type; an alias such as q35 means different things to different binaries."""
+    firmware: str = Field(default="", pattern=r"^([A-Za-z0-9._-]+)?$")
+    """Value of ``-bios``, e.g. ``qboot.rom``; empty is the machine type's own."""
     deadline_s: float = Field(default=60.0, gt=0, le=24 * 3600)
     """The case ends by then, whatever happens."""
+
+    def machine_for(self, spec: MachineSpec) -> MachineSpec:
+        """*spec* with what this case wants of the machine besides what can be set."""
+        return spec
 
 
 class MigrationCaseSettings(Settings):
@@ -91,9 +97,15 @@ class MigrationCaseSettings(Settings):
         """Whether a guest that resets itself boots again."""
         return False
 
-    def machine_for(self, spec: MachineSpec) -> MachineSpec:
-        """*spec* with what this case wants of the machine besides what can be set."""
-        return spec
+    @property
+    def plays_resets(self) -> bool:
+        """Whether the platform plays what KVM and caches do around a reset; see cases/reset_road.py."""
+        return False
+
+    @property
+    def changes_vmfd(self) -> bool:
+        """Whether a reset gives the guest another VM descriptor of KVM, where the binary can do that without need."""
+        return False
 
     def migration(self) -> MigrationSettings:
         """The part that the driver obeys."""

@@ -6,22 +6,29 @@ put on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from harness.cases.protection_settings import ProcessorPace, ProtectionSettings
+from harness.confidential.soft.caches.line_origin import LineOrigin
+from harness.confidential.soft.channel.hypercall_server import HypercallServer
 from harness.confidential.soft.flavour import Flavour
-from harness.confidential.soft.hypercall_server import HypercallServer
+from harness.confidential.soft.host.platform import SoftPlatform
+from harness.confidential.soft.host.vm_protection import VmProtection
 from harness.confidential.soft.options import SOFT_C_BIT, HostOptions
-from harness.confidential.soft.platform import SoftPlatform
-from harness.confidential.soft.policy import ApiVersion
-from harness.confidential.soft.status import CommandRefusedError
-from harness.confidential.soft.timing import AMD_SINGLE, ProcessorSpeed
-from harness.confidential.soft.vm_protection import VmProtection
+from harness.confidential.soft.processor.policy import ApiVersion
+from harness.confidential.soft.processor.status import CommandRefusedError
+from harness.confidential.soft.processor.timing import AMD_SINGLE, ProcessorSpeed
+from harness.guest.lines import told_by
 from harness.model.address_map import AddressMap
+from harness.model.early import WrongLine
 from harness.model.errors import BlockedError, HarnessError
 from harness.model.guest import RamLayout
 from harness.model.machine import MachineSpec
+from harness.model.memory import LINE_SIZE
+from harness.model.reset import IoctlTrace, VcpuAtReset
 from harness.model.seed import Seed
 from harness.model.soft_fault import SOFT_FAULTS, Owner, SoftFault
 from harness.vm.vm import Vm
@@ -47,6 +54,10 @@ class Shield:
     settings: ProtectionSettings
     faults: frozenset[SoftFault]
     seed: Seed
+    plays_resets: bool = False
+    """What KVM and QEMU do around a reset is played, and what caches do meanwhile; see cases/reset_road.py."""
+    lines_at_risk: int = 0
+    """Lines that were dirty in another view when some VM was reset, and so were kept by the host's flush only."""
     _hosts: dict[str, Shielded] = field(default_factory=dict)
 
     def has(self, fault: SoftFault) -> bool:
@@ -66,11 +77,13 @@ class Shield:
         )
         addresses = AddressMap.of(layout_of(vm))
         if incoming:
-            protection = platform.expect(vm.ram.buffer, addresses, vcpus=vm.spec.vcpus)
+            protection = platform.expect(vm.ram.buffer, addresses, vcpus=vm.spec.vcpus, extents=vm.ram.data_extents)
         else:
             policy = self.flavour.policy(settings.policy, minimum_api=settings.minimum_api)
             try:
-                protection = platform.launch(vm.ram.buffer, addresses, policy=policy, vcpus=vm.spec.vcpus)
+                protection = platform.launch(
+                    vm.ram.buffer, addresses, policy=policy, vcpus=vm.spec.vcpus, extents=vm.ram.data_extents
+                )
             except CommandRefusedError as refusal:
                 raise BlockedError(f"{vm.role}: the secure processor does not launch it: {refusal}") from refusal
         server = HypercallServer(vm.hypercalls, protection.hypercall)
@@ -84,6 +97,49 @@ class Shield:
             raise HarnessError(f"{vm.role}: the platform stumbled over a hypercall: {host.server.error!r}")
         return host
 
+    def is_resettable(self, vm: Vm) -> bool:
+        """Whether QEMU resets this VM: the series does not where protected vCPUs came in, unless it is asked to."""
+        return not (self.flavour.is_es and vm.is_incoming and not self.settings.resets_arrived)
+
+    def reset_begins(self, vm: Vm) -> None:
+        """PRE_SYSTEM_RESET. *vm* stands still, its memory is as the guest left it."""
+        self.of(vm).protection.reset_begins()
+
+    def reset_done(self, vm: Vm) -> tuple[VcpuAtReset, ...]:
+        """POST_SYSTEM_RESET: QEMU has reset the machine, and *vm* still stands still.
+
+        What the host's kernel holds of its vCPUs now; empty where their state is not protected.
+        """
+        protection = self.of(vm).protection
+        before = protection.lines_at_risk
+        protection.reset_ends()
+        self.lines_at_risk += protection.lines_at_risk - before
+        return protection.vcpus_at_reset()
+
+    def time_passes(self, vm: Vm) -> None:
+        """Some of what is dirty in caches is written back now. *vm* stands still, and no migration of it goes on."""
+        self.of(vm).protection.time_passes()
+
+    def reset_trace(self, vm: Vm, since_s: float, until_s: float) -> IoctlTrace | None:
+        """PRE and POST as the host's kernel got them, in seconds since 1970."""
+        return self.of(vm).protection.reset_trace(since_s, until_s)
+
+    def origins(self, vm: Vm, lines: Sequence[WrongLine]) -> tuple[LineOrigin, ...]:
+        """Where damaged lines come from, as far as they can be told; nothing where no caches are played."""
+        host = self.of(vm)
+        told: list[LineOrigin] = []
+        gpas = {line.ram_addr // LINE_SIZE: line.gpa for line in lines}
+        for is_shared in (False, True):
+            group = [line for line in lines if line.is_shared is is_shared]
+            if not group:
+                continue
+            numbers = np.array([line.ram_addr // LINE_SIZE for line in group], dtype=np.int64)
+            found = np.frombuffer(b"".join(line.found for line in group), dtype=np.uint8).reshape(-1, LINE_SIZE)
+            told += host.protection.line_origins(
+                numbers, found, private=not is_shared, known=lambda number, content: told_by(gpas[number], content)
+            )
+        return tuple(replace(origin, gpa=gpas[origin.ram_addr // LINE_SIZE]) for origin in told)
+
     def uncover(self, role: str) -> None:
         """The VM is about to end: nobody answers its calls any more, and its keys are gone."""
         if host := self._hosts.pop(role, None):
@@ -96,6 +152,7 @@ class Shield:
             offers_migration=settings.offers_migration,
             answers_retry=settings.answers_retry,
             refuses_conversion=settings.refuses_conversion,
+            caches=bool(settings.caches),
         )
         if not incoming:
             return own

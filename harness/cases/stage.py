@@ -27,7 +27,7 @@ from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
 from harness.model.errors import GuestError, LostError
 from harness.model.guest import GuestDescription, RamLayout
-from harness.model.machine import Accel, MachineSpec
+from harness.model.machine import CHANGE_VMFD, Accel, MachineSpec
 from harness.model.protection import GuestBoot
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
@@ -127,6 +127,8 @@ class Stage:
     notebook: Notebook
     losses: Losses = field(default_factory=Losses)
     """Artefacts that could not be written."""
+    fills: int = 0
+    """How often memory was given another pattern than the first: content of an earlier boot is never right again."""
     struck: set[HostFault] = field(default_factory=set)
     """Faults of the host that were applied."""
     capture: Capture | None = None
@@ -175,6 +177,11 @@ class Stage:
         """The seed of this execution."""
         return self.request.seed
 
+    @property
+    def pattern_seed(self) -> int:
+        """The seed of the pattern in the guest's memory."""
+        return self.seed.sub("pattern", self.fills) if self.fills else self.seed.sub("pattern")
+
     def strikes(self, fault: HostFault) -> bool:
         """Whether *fault* was asked for; whoever asks this applies it now."""
         if fault in self.faults.host:
@@ -191,7 +198,7 @@ class Stage:
         self._running[role] = stack
         vm = await stack.enter_async_context(
             start_vm(
-                spec or machine_of(self.request, self.binaries.accel),
+                fitted(spec or machine_of(self.request, self.binaries.accel), features, self.request),
                 features,
                 role=role,
                 artefacts=self.folder,
@@ -268,6 +275,13 @@ class Stage:
             raise CaseOverError
 
 
+def fitted(spec: MachineSpec, features: Features, request: Request) -> MachineSpec:
+    """*spec* with what *request* wants of a binary that has it."""
+    settings = request.settings
+    wants = isinstance(settings, MigrationCaseSettings) and settings.changes_vmfd and spec.accel is Accel.KVM
+    return replace(spec, changes_vmfd=wants and CHANGE_VMFD in features.machine_properties)
+
+
 def machine_of(request: Request, accel: Accel) -> MachineSpec:
     """The machine that *request* asks for; both sides get the same."""
     settings = request.settings
@@ -280,13 +294,13 @@ def machine_of(request: Request, accel: Accel) -> MachineSpec:
         trim_kib=settings.trim_kib,
         below_4g_mib=settings.below_4g_mib,
         kernel=str(probe_image(request.arch)),
+        firmware=settings.firmware,
     )
-    if isinstance(settings, MigrationCaseSettings):
-        spec = settings.machine_for(spec)
+    spec = settings.machine_for(spec)
     flavour = find_backend(request.backend).flavour
-    if flavour is None:
-        return spec
     faults = plan_faults(request.faults).soft
     if not isinstance(settings, MigrationCaseSettings):
-        return dressed(spec, flavour, faults)
-    return dressed(replace(spec, reboots=settings.reboots), flavour, faults, holds_firmware=settings.holds_firmware)
+        return dressed(spec, flavour, faults) if flavour else spec
+    # Where the platform plays the reset, QEMU pauses the VM for it.
+    spec = replace(spec, reboots=settings.reboots and not (flavour and settings.plays_resets))
+    return dressed(spec, flavour, faults, holds_firmware=settings.holds_firmware) if flavour else spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -15,9 +15,10 @@ from harness.cases.heat import heat_of
 from harness.cases.map_witness import cvm_page_of, in_flight_pages
 from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.cases.wire import Wire
-from harness.checks.device_state import check_device_state
+from harness.checks.device_state import VOLATILE, check_device_state
 from harness.checks.memory import HOST, check_host_memory
 from harness.checks.pulse import ONE_RUNS, SAME_BOOT, check_clocks, check_pulse
+from harness.checks.volatile import VolatileField
 from harness.guest.confidential import SHARED_SEED
 from harness.guest.diagnosis import diagnose_page
 from harness.guest.heartbeat import read_heartbeat
@@ -53,9 +54,19 @@ class SeenState:
 
 
 async def judge_state(
-    stage: Stage, guest: Guest, destination: Vm, wire: Wire, *, number: int, is_last: bool
+    stage: Stage,
+    guest: Guest,
+    destination: Vm,
+    wire: Wire,
+    *,
+    number: int,
+    is_last: bool,
+    volatile: Sequence[VolatileField] = VOLATILE,
 ) -> SeenState | None:
-    """Memory and devices while both sides stand still. None without a relay: nobody saw the devices pass."""
+    """Memory and devices while both sides stand still; *volatile* fields of devices may differ.
+
+    None without a relay: nobody saw the devices pass.
+    """
     stage.step("compare")
     notebook = stage.notebook
     seed_of = seed_of_pages(stage, guest)
@@ -78,7 +89,7 @@ async def judge_state(
         )
     if wire.relay is None:
         return None
-    seen = await judge_devices(stage, destination, wire.relay.snapshot)
+    seen = await judge_devices(stage, destination, wire.relay.snapshot, volatile=volatile)
     capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, vm=guest.vm)
     if notebook.has_failed:
         await replace(capture, vm=destination).write()
@@ -88,7 +99,7 @@ async def judge_state(
 
 def seed_of_pages(stage: Stage, guest: Guest) -> Callable[[int], int]:
     """The seed of the pattern in each RAM page of a stopped guest: pages that it shares have one of their own."""
-    seed = stage.seed.sub("pattern")
+    seed = stage.pattern_seed
     tables = stage.shield.of(guest.vm).protection.truth_map() if stage.shield else None
     if tables is None:
         return lambda _: seed
@@ -121,7 +132,9 @@ def converting(stage: Stage, guest: Guest, seed_of: Callable[[int], int]) -> Pag
     return amid | PageSet.from_ranges(waiting)
 
 
-async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> SeenState:
+async def judge_devices(
+    stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot], *, volatile: Sequence[VolatileField] = VOLATILE
+) -> SeenState:
     """Compare what was sent beside main memory with what *vm*, loaded and stopped, saves again of it.
 
     *sent_snapshot* is called in a thread, while *vm* saves.
@@ -135,7 +148,7 @@ async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapsh
             if not name.endswith(_DEVICE_REGISTERS)
         ]
         notebook.judge(HOST, check_host_memory(blocks))
-        notebook.judge("state/devices", check_device_state(sent.devices, held.devices))
+        notebook.judge("state/devices", check_device_state(sent.devices, held.devices, volatile=volatile))
     return SeenState(sent=sent, held=held)
 
 

@@ -28,7 +28,7 @@ EARLY: Mapping[str, str] = MappingProxyType(
         "mc146818rtc": "QEMU 10.0 loads it before i8259 and ioapic; it raises nothing while it loads (rtc_post_load)",
     }
 )
-"""Devices with a line that are known to load early, and why nothing is said of them."""
+"""Devices with a line that are known to load early, and why that is no finding: a note, see :func:`early_devices`."""
 
 
 def check_save_order(events: Sequence[TraceEvent]) -> tuple[Finding, ...]:
@@ -47,6 +47,13 @@ def check_load_order(events: Sequence[TraceEvent]) -> tuple[Finding, ...]:
     last = loads[-1]
     begun = next(at for at, event in enumerate(events) if event.loaded)
     return (*_loaded_before(events[:last], events[last]), *_raised_before(events[begun:last], events[last]))
+
+
+def early_devices(events: Sequence[TraceEvent]) -> tuple[str, ...]:
+    """Of the destination's trace: devices in :data:`EARLY` that were loaded before the last controller, in words."""
+    loads = [at for at, event in enumerate(events) if _is_controller(event.loaded)]
+    before = {event.loaded for event in events[: loads[-1]]} if loads else set()
+    return tuple(f"{name} was loaded before a controller: {why}" for name, why in EARLY.items() if name in before)
 
 
 def _not_stopped(before: Sequence[TraceEvent], first: TraceEvent) -> Iterator[Finding]:

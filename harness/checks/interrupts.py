@@ -195,10 +195,11 @@ def check_planned(story: InterruptStory) -> tuple[Finding, ...]:
             findings.append(
                 _unmet(f"{len(missing)} of {len(visible)} are not there for the {sighting.witness}: {names}")
             )
+    unseen = sorted(held for held in story.planned if not any(held.at in one.sees for one in story.sightings))
+    if unseen:
+        findings.append(_unmet(f"{len(unseen)} cannot be seen by anybody: {_place(story, unseen[0])} {unseen[0].at}"))
     if not story.planned and not story.queued:
         findings.append(_unmet("no interrupt was under way when the source had stopped"))
-    if story.planned and not story.sightings:
-        findings.append(_unmet("nobody looked while the machine stood still"))
     return tuple(findings)
 
 

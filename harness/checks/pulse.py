@@ -19,7 +19,7 @@ _SLACK_S = 0.05
 
 def check_pulse(pulse: Pulse) -> tuple[Finding, ...]:
     """The destination's heartbeats advance, the source's do not, and nobody rebooted."""
-    return (*_one_runs(pulse), *_same_boot(pulse))
+    return (*check_one_runs(pulse), *_same_boot(pulse))
 
 
 def check_clocks(spans: Iterable[ClockSpan]) -> tuple[Finding, ...]:
@@ -27,7 +27,8 @@ def check_clocks(spans: Iterable[ClockSpan]) -> tuple[Finding, ...]:
     return tuple(finding for span in spans for finding in _clock(span))
 
 
-def _one_runs(pulse: Pulse) -> list[Finding]:
+def check_one_runs(pulse: Pulse) -> tuple[Finding, ...]:
+    """The destination runs, on every vCPU, and the source does not; the guest may have booted anew."""
     findings = [
         Finding(
             check=ONE_RUNS,
@@ -69,7 +70,7 @@ def _one_runs(pulse: Pulse) -> list[Finding]:
                 detail=f"query-status says {pulse.destination_run_state!r} after cont, expected running",
             )
         )
-    return findings
+    return tuple(findings)
 
 
 def _same_boot(pulse: Pulse) -> list[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.confidential.soft.status import FirmwareStatus, status_words
+from harness.confidential.soft.processor.status import FirmwareStatus, status_words
 from harness.model.protection import MIGRATION_READY, HandshakeEvent, SessionCommand
 from harness.model.verdict import Finding, Verdict
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.checks.refusals import verdict_of_refusal, words_of
-from harness.confidential.soft.status import FirmwareStatus
+from harness.confidential.soft.processor.status import FirmwareStatus
 from harness.model.protection import AttemptEnd, SessionCommand, SessionEvidence
 from harness.model.verdict import Finding
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from harness.checks.page_map import place
 from harness.checks.refusals import words_of
 from harness.checks.session import succeeded
-from harness.confidential.soft.firmware import block_page_of
-from harness.confidential.soft.status import FirmwareStatus
+from harness.confidential.soft.memory.firmware import block_page_of
+from harness.confidential.soft.processor.status import FirmwareStatus
 from harness.model.address_map import AddressMap
 from harness.model.page_set import PageSet
 from harness.model.protection import AttemptEnd, SessionCommand, SessionEvidence

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from harness.confidential.soft.line_origin import LineOrigin
+from harness.confidential.soft.caches.line_origin import LineOrigin
 from harness.model.memory import LINES_PER_PAGE, PAGE_SIZE
 from harness.model.verdict import Finding
 
@@ -26,11 +26,11 @@ def check_stale_lines(origins: Sequence[LineOrigin], *, role: str) -> tuple[Find
 def _finding(view: str, lines: Sequence[LineOrigin], role: str) -> Finding:
     counts = [len(list(group)) for _, group in groupby(lines, key=lambda line: line.ram_addr // PAGE_SIZE)]
     whole = sum(count == LINES_PER_PAGE for count in counts)
-    first = "; ".join(f"{line.ram_addr:#x} is {line.content}" for line in lines[:_LISTED])
+    first = "; ".join(f"{line.place} is {line.content}" for line in lines[:_LISTED])
     return Finding(
         check=CHECK,
         kind="old-view",
-        where=f"{role} ram_addr {lines[0].ram_addr:#x}",
+        where=f"{role} {lines[0].place}",
         detail=f"{len(lines)} lines of 64 bytes in {len(counts)} pages ({whole} whole) were written through {view} "
         f"and came back over newer content: {first}{'; ...' if len(lines) > _LISTED else ''}",
         remedy="class B22, B23: caches are flushed, on all CPUs and to the last line, before another view is used",

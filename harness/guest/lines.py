@@ -72,3 +72,15 @@ def pages_of(page_gpas: ArrayLike, generations: ArrayLike, seeds: ArrayLike) -> 
 def page_bytes(gpa: int, generation: int, seed: int) -> bytes:
     """One page as it lies in memory (little endian)."""
     return pages_of([gpa], [generation], seed).astype("<u8", copy=False).tobytes()
+
+
+def told_by(gpa: int, content: bytes) -> str:
+    """What a line of 64 bytes, found at *gpa*, says of itself: ``generation 3 of seed 0x1234``; empty if nothing true.
+
+    Wherever a line's content was hidden, by another key or in another place, only the right one comes out as a line.
+    """
+    if not any(content):
+        return "zeros"
+    generation, seed = (int.from_bytes(content[start : start + 8], "little") for start in (8, 16))
+    whole = lines_of([gpa], [generation], [seed]).astype("<u8", copy=False).tobytes()
+    return f"generation {generation} of seed {seed:#x}" if content == whole else ""

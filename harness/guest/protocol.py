@@ -43,6 +43,10 @@ class Command(IntEnum):
     CRASH = 12
     CLOCK = 13
     BENCH = 14
+    REBOOT = 15
+    EARLY = 16
+    SPARE = 17
+    """These three: :mod:`harness.guest.reboot`."""
     CVM = 32
     """From here on: :mod:`harness.guest.confidential`."""
     MAP = 33
@@ -88,7 +92,7 @@ REFUSALS = {
     5: "not RAM",
     6: "a workload is running",
     7: "not in this phase of the boot",
-    8: "this machine has no such source of interrupts",
+    8: "this machine has no such source of interrupts, or no such way to reboot",
     9: "interrupts are not counted (irq=on, OPEN)",
 }
 """Codes in ERROR frames."""
@@ -139,7 +143,7 @@ class Fault:
         return f"vector {self.vector}, error {self.error:#x}, rip {self.rip:#x}, cr2 {self.cr2:#x}, vCPU {self.vcpu}"
 
 
-class _Cursor:
+class Cursor:
     """Reads a payload from front to back."""
 
     def __init__(self, payload: bytes) -> None:
@@ -147,6 +151,7 @@ class _Cursor:
         self._at = 0
 
     def take(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """The fields of *layout*. ProtocolError when the payload ends before."""
         try:
             values = layout.unpack_from(self._payload, self._at)
         except struct.error as short:
@@ -155,9 +160,11 @@ class _Cursor:
         return values
 
     def u32(self) -> int:
+        """One of them."""
         return int(self.take(_U32)[0])
 
     def u64(self) -> int:
+        """One of them."""
         return int(self.take(_U64)[0])
 
 
@@ -179,19 +186,19 @@ def start_request(
 
 def parse_ready(payload: bytes) -> Ready:
     """Payload of the READY event."""
-    boot_id, boot_count, vcpus, version = _Cursor(payload).take(struct.Struct("<QQII"))
+    boot_id, boot_count, vcpus, version = Cursor(payload).take(struct.Struct("<QQII"))
     return Ready(boot_id=boot_id, boot_count=boot_count, vcpus=vcpus, probe_version=version)
 
 
 def parse_fault(payload: bytes) -> Fault:
     """Payload of the FAULT event."""
-    vector, error, rip, cr2, vcpu = _Cursor(payload).take(struct.Struct("<5Q"))
+    vector, error, rip, cr2, vcpu = Cursor(payload).take(struct.Struct("<5Q"))
     return Fault(vector=vector, error=error, rip=rip, cr2=cr2, vcpu=vcpu)
 
 
 def parse_description(payload: bytes) -> GuestDescription:
     """Reply to DESCRIBE."""
-    cursor = _Cursor(payload)
+    cursor = Cursor(payload)
     protocol, version, arch, vcpus = (cursor.u32() for _ in range(4))
     boot_id, boot_count, tsc, heartbeat_gpa, ledger_gpa = (cursor.u64() for _ in range(5))
     return GuestDescription(
@@ -209,19 +216,19 @@ def parse_description(payload: bytes) -> GuestDescription:
     )
 
 
-def _ranges(cursor: _Cursor) -> tuple[GpaRange, ...]:
+def _ranges(cursor: Cursor) -> tuple[GpaRange, ...]:
     return tuple(GpaRange(cursor.u64(), cursor.u64()) for _ in range(cursor.u32()))
 
 
 def parse_fill(payload: bytes) -> FillReport:
     """Reply to FILL."""
-    cursor = _Cursor(payload)
+    cursor = Cursor(payload)
     return FillReport(pages=cursor.u64(), ticks=cursor.u64())
 
 
 def parse_memory(payload: bytes) -> GuestMemory:
     """Reply to VERIFY."""
-    cursor = _Cursor(payload)
+    cursor = Cursor(payload)
     checked, bad, ledger_sum, written_sum, ticks = (cursor.u64() for _ in range(5))
     counts = {kind: cursor.u64() for kind in DAMAGE_KINDS}
     return GuestMemory(
@@ -231,11 +238,12 @@ def parse_memory(payload: bytes) -> GuestMemory:
         written_sum=written_sum,
         ticks=ticks,
         by_kind={kind: count for kind, count in counts.items() if count},
-        damages=tuple(_damage(cursor) for _ in range(cursor.u32())),
+        damages=tuple(parse_damage(cursor) for _ in range(cursor.u32())),
     )
 
 
-def _damage(cursor: _Cursor) -> PageDamage:
+def parse_damage(cursor: Cursor) -> PageDamage:
+    """A damage record."""
     gpa, first_bad, other, expected_generation, generation, kind, lines, expected, found = cursor.take(_DAMAGE)
     if not 1 <= kind <= len(DAMAGE_KINDS):
         raise ProtocolError(f"the probe reports damage of unknown kind {kind}")
@@ -260,18 +268,18 @@ def damage_detail(other_gpa: int, gpa: int, generation: int, expected_generation
 
 def parse_work(payload: bytes) -> WorkReport:
     """Reply to STOP."""
-    cursor = _Cursor(payload)
+    cursor = Cursor(payload)
     vcpus, damages = cursor.u32(), cursor.u32()
     work = tuple(
         VcpuWork(vcpu=vcpu, pages_written=cursor.u64(), pages_verified=cursor.u64(), pages_bad=cursor.u64())
         for vcpu in range(vcpus)
     )
-    return WorkReport(vcpus=work, damages_seen=damages, first_damage=_damage(cursor) if damages else None)
+    return WorkReport(vcpus=work, damages_seen=damages, first_damage=parse_damage(cursor) if damages else None)
 
 
 def parse_heartbeat(payload: bytes) -> Heartbeat:
     """Reply to HEARTBEAT."""
-    cursor = _Cursor(payload)
+    cursor = Cursor(payload)
     boot_id, tsc, vcpus = cursor.u64(), cursor.u64(), cursor.u32()
     return Heartbeat(boot_id=boot_id, tsc=tsc, vcpus=tuple(beat_of(vcpu, cursor.take(BEAT)) for vcpu in range(vcpus)))
 
@@ -293,7 +301,7 @@ def beat_of(vcpu: int, words: tuple[int, ...]) -> VcpuBeat:
 
 def parse_canaries(payload: bytes) -> CanaryReport:
     """Reply to CANARY_CHECK."""
-    cursor = _Cursor(payload)
+    cursor = Cursor(payload)
     checks: list[int] = []
     counts: list[int] = []
     mismatches: list[RegisterMismatch] = []
@@ -304,18 +312,18 @@ def parse_canaries(payload: bytes) -> CanaryReport:
     return CanaryReport(checks=tuple(checks), mismatch_counts=tuple(counts), mismatches=tuple(mismatches))
 
 
-def _mismatch(vcpu: int, cursor: _Cursor) -> RegisterMismatch:
+def _mismatch(vcpu: int, cursor: Cursor) -> RegisterMismatch:
     register, size, expected, found = cursor.take(_MISMATCH)
     return RegisterMismatch(vcpu=vcpu, register=register_name(register), expected=expected[:size], found=found[:size])
 
 
 def parse_clock(payload: bytes) -> GuestClock:
     """Reply to CLOCK."""
-    cursor = _Cursor(payload)
+    cursor = Cursor(payload)
     return GuestClock(tsc_hz=cursor.u64(), tsc=cursor.u64())
 
 
 def parse_bench(payload: bytes) -> BenchReport:
     """Reply to BENCH."""
-    cursor = _Cursor(payload)
+    cursor = Cursor(payload)
     return BenchReport(pages=cursor.u64(), ticks=cursor.u64())

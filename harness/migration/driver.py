@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +54,9 @@ _LET_GO_MS = 2_000_000
 """Largest ``downtime-limit`` that QEMU takes (MAX_MIGRATE_DOWNTIME): switch over with whatever is left."""
 
 _HELD_MS = 1
+
+_CRAWL_BYTES_S = 1 << 20
+"""A page takes four times the longest downtime that is allowed while a migration is held."""
 
 _COMMAND_S = 10.0
 
@@ -142,6 +145,23 @@ async def listen(destination: Vm, uri: str, *, deadline: Deadline) -> str:
     return f"tcp:{address['host']}:{address['port']}"
 
 
+@dataclass(frozen=True, slots=True)
+class Midway:
+    """Something that happens in the midst of a migration."""
+
+    at: CancelAt
+    """In which phase. Pre-switchover, when the source has stopped and its devices are not saved yet, needs the
+    capability ``pause-before-switchover``, and is left behind it."""
+    work: Callable[[], Awaitable[None]]
+
+    async def play(self, watch: Watch, deadline: Deadline) -> bool:
+        """Do it once its phase has come; False, and not at all, when the migration is over before."""
+        if not await watch.until(_REACHED[self.at], deadline=deadline, what=f"phase {self.at}"):
+            return False
+        await self.work()
+        return True
+
+
 async def migrate(
     source: Vm,
     destination: Vm,
@@ -150,14 +170,12 @@ async def migrate(
     *,
     deadline: Deadline,
     on_sample: Callable[[Sample], None] | None = None,
-    midway: Callable[[], Awaitable[None]] | None = None,
-    at_switchover: Callable[[], Awaitable[None]] | None = None,
+    midways: Sequence[Midway] = (),
 ) -> Moved:
     """Send *source* to *uri*, where *destination* listens, and wait for both ends.
 
     The destination is left loaded and paused, the source stopped. A failed migration is no exception but a
-    ``Moved`` whose end says so. *midway* is awaited once while the first pass is under way, *at_switchover* when
-    the source has stopped and its devices are not saved yet; it needs the capability ``pause-before-switchover``.
+    ``Moved`` whose end says so. Each of *midways* is awaited once in its phase, and the migration is held meanwhile.
 
     An attempt that has not converged by *deadline* is cancelled; ``too_slow`` tells.
 
@@ -170,7 +188,7 @@ async def migrate(
         await _start(source, uri, deadline)
         stalled_s, too_slow = 0.0, ""
         try:
-            await _steer(watch, settings, midway, at_switchover, deadline)
+            await _steer(watch, settings, midways, deadline)
         except LostError:
             pass  # the ends say who is gone, and why
         except DeadlineError:
@@ -183,22 +201,27 @@ async def migrate(
         return await _moved(watch, sink, settings, stalled_s=stalled_s, too_slow=too_slow)
 
 
-async def _steer(
-    watch: Watch,
-    settings: MigrationSettings,
-    midway: Callable[[], Awaitable[None]] | None,
-    at_switchover: Callable[[], Awaitable[None]] | None,
-    deadline: Deadline,
-) -> None:
+async def slow_down(source: Vm, *, deadline: Deadline) -> None:
+    """Send so slowly that precopy cannot come to its end as long as the guest writes a single page now and then."""
+    limits = {"downtime-limit": _HELD_MS, "max-bandwidth": _CRAWL_BYTES_S}
+    await _set_parameters(source, limits, deadline)
+
+
+async def _steer(watch: Watch, settings: MigrationSettings, midways: Sequence[Midway], deadline: Deadline) -> None:
     """Hold the migration, let it go, and wait for its end on the source."""
-    if midway and await watch.until(lambda w: w.status == "active", deadline=deadline, what="start of the stream"):
-        await midway()
+    late = [midway for midway in midways if midway.at is CancelAt.PRE_SWITCHOVER]
+    for midway in midways:
+        if midway in late:
+            continue
+        await midway.play(watch, deadline)
+        # Whatever it took to be held meanwhile, from here on it is held as it was.
+        if settings.hold_passes > 1 and not watch.is_over:
+            await _set_parameters(watch.vm, {"max-bandwidth": settings.hold_bandwidth_bytes}, deadline)
     if settings.hold_passes > 1:
         what = f"pass {settings.hold_passes}"
         await watch.until(lambda w: w.sync_count >= settings.hold_passes, deadline=deadline, what=what)
         await _let_go(watch.vm, settings, deadline)
-    if at_switchover and await watch.until(_REACHED[CancelAt.PRE_SWITCHOVER], deadline=deadline, what="switch-over"):
-        await at_switchover()
+    if any([await midway.play(watch, deadline) for midway in late]):
         await _run(watch.vm, "migrate-continue", {"state": "pre-switchover"}, deadline)
     await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the migration")
 

@@ -59,6 +59,9 @@ KVM_CPU = "host,-kvmclock,-kvmclock-stable-bit"
 is set on load, so a destination that has not run would differ from its source in it (seen with SeaBIOS under KVM).
 """
 
+CHANGE_VMFD = "x-change-vmfd-on-reset"
+"""Machine property of QEMU 11.0 (hw/core/machine.c), for tests: a reset makes another VM descriptor of KVM."""
+
 TCG_TRIM_KIB = 64
 """Makes RAM no multiple of 256 KiB, so that QEMU reads its dirty bitmap page by page.
 
@@ -104,6 +107,9 @@ class MachineSpec:
     uuid: str = ""
     reboots: bool = False
     """True lets a guest that resets itself boot again; otherwise it stays stopped for a post-mortem."""
+    changes_vmfd: bool = False
+    """Give the guest a new VM descriptor of KVM at every reset (:data:`CHANGE_VMFD`), as QEMU does for guests whose
+    vCPUs cannot be reset."""
     devices: tuple[str, ...] = ()
     """Values of further ``-device`` options, the same on both sides."""
     extra_args: tuple[str, ...] = ()

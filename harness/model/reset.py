@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 _KVMIO = 0xAE
 """Linux include/uapi/linux/kvm.h."""
@@ -96,6 +97,38 @@ class ResetEvidence:
         SeaBIOS does so on a warm start (seen with QEMU 7.2 under TCG and KVM): ``guest-reset``, once or more.
         """
         return tuple(event for event in self.events if event.name == "RESET")
+
+
+Registers = Mapping[str, int]
+"""Of one vCPU: names of 64-bit mode in lower case, ``cs`` is a selector and ``cs.base`` its base."""
+
+POWER_ON: Registers = MappingProxyType(
+    {
+        **dict.fromkeys(("rax", "rbx", "rcx", "rsi", "rdi", "rbp", "rsp", "cr2", "cr3", "cr4", "efer"), 0),
+        "rip": 0xFFF0,
+        "rflags": 0x2,
+        "cr0": 0x60000010,
+        "cs": 0xF000,
+        "cs.base": 0xFFFF0000,
+    }
+)
+"""Of an x86 vCPU behind RESET (Intel SDM vol. 3, table 10-1). RDX tells the processor's model, so it is left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VcpuAtReset:
+    """What KVM holds of a vCPU with encrypted state behind POST_SYSTEM_RESET, before it runs again."""
+
+    vcpu: int
+    ghcb: int
+    """MSR 0xC0010130, which a reset sets to 0."""
+    is_ghcb_mapped: bool
+    has_first_sipi: bool
+    """received_first_sipi (linux arch/x86/kvm/svm/svm.h): a vCPU that has been reset waits for its first."""
+    took_registers: bool
+    """KVM took what QEMU wrote of its registers during the reset: guest_state_protected was clear."""
+    is_state_protected: bool
+    """guest_state_protected is set again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,16 @@ class SoftFault(StrEnum):
     LIST_APPENDED = "qemu-list-appended"
     STALE_BACKING = "kvm-stale-backing"
     RECEIVE_WITHOUT_FLUSH = "kvm-receive-without-flush"
+    FLUSH_SKIPPED = "kvm-flush-skipped"
+    FLUSH_ONE_CPU = "kvm-flush-one-cpu"
+    FLUSH_BEFORE_LAST_WRITE = "kvm-flush-before-last-write"
+    FLUSH_WRONG_VIEW = "kvm-flush-wrong-view"
+    FLUSH_LINE_SHORT = "kvm-flush-line-short"
+    STATE_STAYS_PROTECTED = "kvm-state-stays-protected"
+    STATE_UNPROTECTED = "kvm-state-unprotected"
+    VMSA_SNAPSHOT_STALE = "kvm-vmsa-snapshot-stale"
+    GHCB_KEPT = "kvm-ghcb-kept"
+    SIPI_FLAG_KEPT = "kvm-sipi-flag-kept"
     READY_KEPT = "kvm-ready-kept"
     BLOCKER_TWICE = "qemu-blocker-twice"
     BLOCKER_LATE = "qemu-blocker-late"
@@ -142,6 +152,34 @@ def _rows() -> tuple[SoftFaultEntry, ...]:
         row(fault.LIST_APPENDED, "B12", qemu, "adds an incoming list to the one it had", "page-map/views"),
         row(fault.STALE_BACKING, "B21", kvm, "old content shows after a page went there and back", "guest/backing"),
         row(fault.RECEIVE_WITHOUT_FLUSH, "B23", kvm, "stale cache lines fall over received pages", "memory/host"),
+        row(fault.FLUSH_SKIPPED, "B22", kvm, "never flushes caches when a view changes", "memory/stale-lines"),
+        row(fault.FLUSH_ONE_CPU, "B22", kvm, "flushes the caches of one CPU at a reset", "memory/stale-lines"),
+        row(
+            fault.FLUSH_BEFORE_LAST_WRITE,
+            "B22",
+            kvm,
+            "flushes caches before the last writes are in them",
+            "memory/stale-lines",
+        ),
+        row(
+            fault.FLUSH_WRONG_VIEW,
+            "B23",
+            kvm,
+            "flushes a converted range through the view that it gets, not the one it had",
+            "memory/stale-lines",
+        ),
+        row(fault.FLUSH_LINE_SHORT, "B23", kvm, "flushes a converted range but its last line", "memory/stale-lines"),
+        row(fault.STATE_STAYS_PROTECTED, "B24", kvm, "guest_state_protected is not cleared at a reset", "reset/vcpu"),
+        row(fault.STATE_UNPROTECTED, "B24", kvm, "guest_state_protected is not set again after a reset", "reset/vcpu"),
+        row(
+            fault.VMSA_SNAPSHOT_STALE,
+            "B24",
+            kvm,
+            "a reset copies back a VMSA that is not the one of the launch",
+            "reset/vcpu",
+        ),
+        row(fault.GHCB_KEPT, "B24", kvm, "a reset keeps the GHCB of every vCPU", "reset/vcpu"),
+        row(fault.SIPI_FLAG_KEPT, "B24", kvm, "a reset keeps who has had its first SIPI", "reset/vcpu"),
         row(fault.READY_KEPT, "B18", kvm, "READY outlives a reset, or a vCPU that went offline", "handshake/blocker"),
         row(fault.BLOCKER_TWICE, "B44", qemu, "adds the migration blocker twice", "handshake/blocker"),
         row(fault.BLOCKER_LATE, "B44", qemu, "has no blocker before the guest first ran", "handshake/blocker"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.confidential.soft.status import status_words
+from harness.confidential.soft.processor.status import status_words
 from harness.model.drawings import Actor, SequenceStep, SessionSequence
 from harness.report.figures import number, one_line
 from harness.report.plot import WIDTH

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from harness.model.machine import RAM_IDS, Arch, FdPlan, MachineSpec
+from harness.model.machine import CHANGE_VMFD, RAM_IDS, Arch, FdPlan, MachineSpec
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """seccomp filter of QEMU. ``spawn=deny`` also forbids ``exec:`` migration: unix, tcp and fd are what we use."""
@@ -61,6 +61,8 @@ def _machine(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
     ram = f"memory-backend-file,id={spec.ram_id},mem-path=/proc/self/fd/{fds.ram},share=on,size={size}"
     reboot = "reset" if spec.reboots else "shutdown"
     options = _virt_options(spec) if spec.arch is Arch.AARCH64 else _pc_options(spec)
+    if spec.changes_vmfd:
+        options += f",{CHANGE_VMFD}=on"
     return (
         *("-machine", f"{spec.machine},memory-backend={spec.ram_id},{options}"),
         *("-accel", spec.accel.value),

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.model.errors import SetupError
 
-_FORMAT = 2
+_FORMAT = 3
 """Count up when the answers get other members."""
 
 _ELF = b"\x7fELF"

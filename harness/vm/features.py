@@ -47,6 +47,14 @@ class Features:
     migration_parameters: frozenset[str]
     options: frozenset[str]
     """Command line options that take key=value lists, e.g. ``sandbox``, ``plugin``."""
+    machine_properties: frozenset[str] = frozenset()
+    """Properties that every machine type has, e.g. ``memory-encryption``."""
+
+    @property
+    def major_minor(self) -> tuple[int, int]:
+        """The first two numbers of the version."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
 
     @property
     def has_sandbox(self) -> bool:
@@ -137,6 +145,7 @@ async def _answers(session: QmpSession, deadline: Deadline) -> dict[str, Any]:
         "migration_capabilities": schema.values("migrate-set-capabilities", "capabilities", "capability"),
         "migration_parameters": schema.members("migrate-set-parameters"),
         "options": [entry["option"] for entry in await ask("query-command-line-options")],
+        "machine_properties": [entry["name"] for entry in await ask("qom-list-properties", typename="machine")],
     }
 
 
@@ -167,6 +176,7 @@ def _decoded(path: Path, answers: Mapping[str, Any]) -> Features | None:
             migration_capabilities=frozenset(answers["migration_capabilities"]),
             migration_parameters=frozenset(answers["migration_parameters"]),
             options=frozenset(answers["options"]),
+            machine_properties=frozenset(answers["machine_properties"]),
         )
     except (KeyError, TypeError, AttributeError):
         return None

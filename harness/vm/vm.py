@@ -86,11 +86,17 @@ class Vm:
         self._trace: TraceLog | None = None
         self._populating: asyncio.Future[None] | None = None
         self._is_closing = False
+        self._boots_since = 0
 
     @property
     def pid(self) -> int:
         """Process id of QEMU."""
         return self._process.pid
+
+    @property
+    def is_incoming(self) -> bool:
+        """Whether its guest came from another VM."""
+        return "-incoming" in self.argv
 
     @property
     def channel(self) -> Channel:
@@ -172,7 +178,10 @@ class Vm:
 
     async def _guest_end(self, deadline: Deadline) -> str:
         event = await self.qmp.wait_event(
-            _GUEST_ENDS, where=lambda data: data.get("guest", True) is not False, deadline=deadline
+            _GUEST_ENDS,
+            where=lambda data: data.get("guest", True) is not False,
+            since=self._boots_since,
+            deadline=deadline,
         )
         return f"{event.name} {event.data.get('reason', event.data.get('action', ''))}".strip()
 
@@ -190,6 +199,10 @@ class Vm:
 
     def _loss(self, what: str) -> LostError:
         return LostError(f"{self.role}: QEMU {self.describe_exit()} (while waiting for {what})")
+
+    def rebooted(self) -> None:
+        """The guest has booted anew, as it was told to: how it ended before is no end of it any more."""
+        self._boots_since = self.qmp.cursor
 
     async def quit(self, deadline: Deadline) -> Exit:
         """Ask QEMU to end, and wait for it."""

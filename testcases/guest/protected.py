@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.confidential.soft.hypercall_server import HypercallServer
-from harness.confidential.soft.hypercalls import (
+from harness.confidential.soft.channel.hypercall_server import HypercallServer
+from harness.confidential.soft.channel.hypercalls import (
     FEATURE_HC_MAP_GPA_RANGE,
     FEATURE_MIGRATION_CONTROL,
     HC_MAP_GPA_RANGE,

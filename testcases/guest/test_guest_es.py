@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.confidential.soft.hypercalls import MSR_GHCB, MSR_MIGRATION_CONTROL, Operation
+from harness.confidential.soft.channel.hypercalls import MSR_GHCB, MSR_MIGRATION_CONTROL, Operation
 from harness.model.cvm_guest import ConversionStatus
 from harness.model.memory import PAGE_SIZE
 from harness.model.protection import VcpuErrands

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.confidential.soft.hypercalls import MSR_MIGRATION_CONTROL
+from harness.confidential.soft.channel.hypercalls import MSR_MIGRATION_CONTROL
 from harness.model.cvm_guest import ConversionStatus, MigrationVariable, Phase
 from harness.model.errors import GuestError
 from harness.model.memory import PAGE_SIZE, GpaRange

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.confidential.soft.hypercalls import MSR_MIGRATION_CONTROL
+from harness.confidential.soft.channel.hypercalls import MSR_MIGRATION_CONTROL
 from harness.guest.cvm_page import read_cvm_page
 from harness.guest.frames import Frame, FrameReader, Kind
 from harness.guest.protocol import Command, Event

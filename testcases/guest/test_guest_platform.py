@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.confidential.soft.channel.hypercall_server import HypercallServer
 from harness.confidential.soft.flavour import FLAVOURS, SOFT_CSV, SOFT_CSV2, Flavour
-from harness.confidential.soft.hypercall_server import HypercallServer
+from harness.confidential.soft.host.platform import SoftPlatform
+from harness.confidential.soft.host.vm_protection import VmProtection
 from harness.confidential.soft.options import HostOptions
-from harness.confidential.soft.platform import SoftPlatform
-from harness.confidential.soft.vm_protection import VmProtection
 from harness.guest.confidential import ConfidentialProbe
 from harness.guest.probe import Probe
 from harness.model.address_map import AddressMap

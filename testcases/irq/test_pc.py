@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.model.errors import UsageError
 from testcases.conftest import Player
 
 pytestmark = pytest.mark.vm
@@ -41,6 +42,16 @@ def test_what_the_processor_lacks_is_said(play: Player, name: str, lacks: str) -
     result = play(f"irq/{name}")
     assert result.verdict == "unsupported"
     assert lacks in result.reason
+
+
+def test_a_case_without_the_wire_is_refused(play: Player) -> None:
+    with pytest.raises(UsageError, match="leave relay=true"):
+        play("irq/msi-pending", relay=False)
+
+
+def test_a_protected_guest_is_no_guest_of_these_cases(play: Player) -> None:
+    result = play("irq/msi-pending", backend="soft-csv2")
+    assert result.verdict == "unsupported", result.reason
 
 
 @pytest.mark.nightly

@@ -11,6 +11,8 @@ from testcases.conftest import Player
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("clean")]
 
 DEADLINE_S = 12
+STALL_DEADLINE_S = 20
+"""A wire counts as stalled after 5 s without a byte; a busy machine takes its time to get that far."""
 
 
 @pytest.mark.parametrize("transport", ["unix", "tcp"])
@@ -29,7 +31,9 @@ DEADLINE_S = 12
 def test_a_bad_wire_ends_inside_the_deadline(
     play: Player, fault: str, verdict: Verdict, words: str, transport: str
 ) -> None:
-    judge(play("memory/precopy", fault, memory_mib=64, deadline_s=DEADLINE_S, transport=transport), verdict, words)
+    deadline_s = STALL_DEADLINE_S if fault.startswith("wire-stall") else DEADLINE_S
+    result = play("memory/precopy", fault, memory_mib=64, deadline_s=deadline_s, transport=transport)
+    judge(result, verdict, words, deadline_s=deadline_s)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +43,8 @@ def test_a_bad_guest_ends_inside_the_deadline(play: Player, fault: str, words: s
     judge(play("memory/precopy", fault, memory_mib=64, deadline_s=DEADLINE_S), Verdict.FAIL, words)
 
 
-def judge(result: CaseResult, verdict: Verdict, words: str) -> None:
+def judge(result: CaseResult, verdict: Verdict, words: str, *, deadline_s: float = DEADLINE_S) -> None:
     assert result.verdict is verdict, result.reason
     assert words in result.reason
     assert "\n" not in result.reason
-    assert result.timings["total_s"] < DEADLINE_S + 1
+    assert result.timings["total_s"] < deadline_s + 1

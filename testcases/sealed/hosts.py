@@ -9,15 +9,15 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.confidential.soft.asids import AsidTable
-from harness.confidential.soft.certificates import Vendor
-from harness.confidential.soft.firmware import places_of
-from harness.confidential.soft.guest_context import SendSession, SendTarget
-from harness.confidential.soft.keys import KeyPair
-from harness.confidential.soft.packets import Packet, PacketRun
-from harness.confidential.soft.policy import ApiVersion, Policy, PolicyFlag
-from harness.confidential.soft.processor import SecureProcessor
-from harness.confidential.soft.ring_buffer import receive_run, send_run
+from harness.confidential.soft.memory.firmware import places_of
+from harness.confidential.soft.processor.asids import AsidTable
+from harness.confidential.soft.processor.certificates import Vendor
+from harness.confidential.soft.processor.guest_context import SendSession, SendTarget
+from harness.confidential.soft.processor.keys import KeyPair
+from harness.confidential.soft.processor.packets import Packet, PacketRun
+from harness.confidential.soft.processor.policy import ApiVersion, Policy, PolicyFlag
+from harness.confidential.soft.processor.processor import SecureProcessor
+from harness.confidential.soft.processor.ring_buffer import receive_run, send_run
 from harness.migration.sealed.guest import Pages, RamPages
 from harness.model.address_map import AddressMap, Window
 from harness.model.page_map import PageMap
@@ -136,6 +136,10 @@ class Host:
         if self.list_sent is None:
             return None
         return serialise(PageMap(total_pages=self.pages, shared=self.shared), self.addresses)
+
+    @property
+    def hides_registers(self) -> bool:
+        return self.flavour.is_es
 
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:
         return self.processor.send_update_vmsa(self.handle, vcpu, page)

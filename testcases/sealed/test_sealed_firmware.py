@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.confidential.soft.status import FirmwareStatus
+from harness.confidential.soft.processor.status import FirmwareStatus
 from harness.migration.relay.editor import EditorRefusedError
 from harness.migration.sealed.opener import Opener
 from harness.migration.sealed.records import SealedPages, Subtype

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.confidential.soft.packets import PacketKind, PacketOpener, PacketSealer, TransportKeys
+from harness.confidential.soft.processor.packets import PacketKind, PacketOpener, PacketSealer, TransportKeys
 from harness.migration.sealed.page_buffers import RowMemory
 from harness.migration.sealed.records import (
     RUN,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.confidential.soft.policy import Policy, PolicyFlag
-from harness.confidential.soft.status import FirmwareStatus
+from harness.confidential.soft.processor.policy import Policy, PolicyFlag
+from harness.confidential.soft.processor.status import FirmwareStatus
 from harness.guest.lines import page_bytes
 from harness.migration.relay.editor import EditorRefusedError
 from harness.migration.sealed.opener import Opener

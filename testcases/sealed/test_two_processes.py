@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.checks.device_state import check_device_state
-from harness.confidential.soft.guest_context import SendTarget
+from harness.confidential.soft.processor.guest_context import SendTarget
 from harness.migration.relay import Endpoint
 from harness.migration.sealed.sides import open_source_side
 from harness.migration.stream.snapshot import Snapshot

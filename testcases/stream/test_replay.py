@@ -269,3 +269,11 @@ def test_nothing_is_left_behind(clean: dict[Path, Path], tmp_path: Path) -> None
     name = re.search(r"guest=(cvmig-[\w-]+)", command)
     assert name
     assert named_processes(name[1]) == []
+
+
+def test_a_guest_that_was_rebooted_brings_its_devices_and_its_last_pattern(tmp_path: Path) -> None:
+    result = play(tmp_path / "first", "reboot/then-migrate", times=1, ways="cf9,watchdog,panic")
+    assert result.verdict is Verdict.PASS, result.reason
+    again = load_again(stream_of(result), tmp_path / "again")
+    assert again.verdict is Verdict.PASS, again.reason
+    assert {"memory/host", "memory/guest", "state/devices"} <= set(again.checks)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.checks.handler_order import check_load_order, check_save_order
+from harness.checks.handler_order import check_load_order, check_save_order, early_devices
 from harness.checks.interrupts import check_delivery, check_exactly_once, check_planned, check_sightings
 from harness.model.handler_trace import TraceEvent
 from harness.model.interrupts import (
@@ -163,6 +163,14 @@ def test_what_is_wrong_is_said(story: InterruptStory, finds: set[tuple[str, str]
         pytest.param(replace(STORY, planned=frozenset(), queued=()), id="nothing under way"),
         pytest.param(replace(STORY, planned=frozenset({Held(0, 1, At.IN_SERVICE)})), id="not where it should be"),
         pytest.param(replace(STORY, sightings=()), id="nobody looked"),
+        pytest.param(
+            replace(
+                STORY,
+                planned=frozenset({Held(0, 1, At.DEVICE)}),
+                sightings=(Sighting(witness="source", held=frozenset(), sees=frozenset({At.PENDING})),),
+            ),
+            id="nobody could see it",
+        ),
     ],
 )
 def test_a_case_about_nothing_is_an_error(story: InterruptStory) -> None:
@@ -236,6 +244,15 @@ def test_a_device_that_loads_before_its_controller_is_found() -> None:
         ("irq/handler-order", "loaded-before-controller"),
         ("irq/handler-order", "raised-before-load"),
     ]
+
+
+def test_the_rtc_of_a_newer_qemu_loads_early_and_that_is_told() -> None:
+    rtc = "qemu_loadvm_state_section_startfull 14(mc146818rtc) 0 3\n"
+    early = events(rtc + LOAD)
+    assert check_load_order(early) == ()
+    assert [words.partition(" ")[0] for words in early_devices(early)] == ["mc146818rtc"]
+    assert early_devices(events(LOAD + rtc)) == ()
+    assert early_devices(()) == ()
 
 
 def test_a_trace_without_controllers_proves_nothing() -> None:

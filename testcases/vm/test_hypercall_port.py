@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.confidential.soft.hypercall_server import HypercallServer
-from harness.confidential.soft.hypercalls import HypercallReply, HypercallRequest, Operation
+from harness.confidential.soft.channel.hypercall_server import HypercallServer
+from harness.confidential.soft.channel.hypercalls import HypercallReply, HypercallRequest, Operation
 from harness.guest.image import probe_image
 from harness.guest.probe import Probe
 from harness.model.machine import MachineSpec

@@ -53,6 +53,7 @@ def test_features_are_the_binarys_own(lab: Lab, qemu: Path) -> None:
         assert "tcg" in found.accelerators
         assert found.target == "x86_64"
         assert found.has_sandbox
+        assert {"memory-backend", "suppress-vmdesc"} <= found.machine_properties
         assert {"events", "return-path", "x-ignore-shared"} <= found.migration_capabilities
         assert {"max-bandwidth", "downtime-limit"} <= found.migration_parameters
         assert found.takes("migrate", "uri")

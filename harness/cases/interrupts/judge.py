@@ -11,7 +11,7 @@ from harness.cases.interrupts.known_defects import KnownDefect, with_explanation
 from harness.cases.stage import Guest, Stage
 from harness.cases.witness import SeenState
 from harness.checks.handler_order import CHECK as HANDLER_ORDER
-from harness.checks.handler_order import check_load_order, check_save_order
+from harness.checks.handler_order import check_load_order, check_save_order, early_devices
 from harness.checks.interrupts import (
     DELIVERY,
     EXACTLY_ONCE,
@@ -38,7 +38,9 @@ def judge_handlers(stage: Stage, *, source: Vm, destination: Vm) -> None:
         with contextlib.suppress(OSError):
             write_whole(stage.folder / f"{vm.role}.trace.log", vm.trace.text().encode())
     stage.notebook.judge(HANDLER_ORDER, check_save_order(parse_trace(source.trace.text())))
-    stage.notebook.judge(HANDLER_ORDER, check_load_order(parse_trace(destination.trace.text())))
+    loading = parse_trace(destination.trace.text())
+    stage.notebook.judge(HANDLER_ORDER, check_load_order(loading))
+    stage.notebook.notes.extend(early_devices(loading))
 
 
 def judge_translations(

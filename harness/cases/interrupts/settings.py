@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.cases.settings import MigrationCaseSettings
 from harness.model.guest import Workload
@@ -20,6 +21,12 @@ class InterruptSettings(MigrationCaseSettings):
     passes: int = Field(default=1, ge=1, le=1000)
     interrupt_vectors: int = Field(default=64, ge=1, le=64)
     """MSI-X vectors of the device that the harness plays."""
+
+    @model_validator(mode="after")
+    def _needs_the_wire(self) -> Self:
+        if not self.relay:
+            raise ValueError("without the relay nobody sees what is under way on the wire: leave relay=true")
+        return self
 
     def machine_for(self, spec: MachineSpec) -> MachineSpec:
         """With the device, and a guest that counts."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from harness.confidential.soft.policy import ApiVersion, Policy, PolicyFlag
+from harness.confidential.soft.processor.policy import ApiVersion, Policy, PolicyFlag
 from harness.model.errors import UsageError
 
 
@@ -22,6 +22,11 @@ class Flavour:
     """Ring-buffer commands: a window of pages with one command."""
     version: ApiVersion
     """Of the firmware's interface. Ours, it only has to be one that a policy can be above or below."""
+
+    @property
+    def tells_of_resets(self) -> bool:
+        """QEMU issues PRE_SYSTEM_RESET and POST_SYSTEM_RESET: Hygon's series, which also has the batches."""
+        return self.batches
 
     def policy(self, words: Iterable[str] = (), *, minimum_api: str = "0.0") -> Policy:
         """A guest's policy here: names of :class:`PolicyFlag` in any case, ES as the flavour is; ``major.minor``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.confidential.soft.policy import ApiVersion
+from harness.confidential.soft.processor.policy import ApiVersion
 from harness.model.memory import GpaRange
 
 SOFT_C_BIT = 1 << 58
@@ -29,5 +29,7 @@ class HostOptions:
     """Who made it: platforms of one vendor accept each other under SEV."""
     version: ApiVersion | None = None
     """Of the firmware's interface; None is the flavour's."""
+    caches: bool = False
+    """Caches that are not coherent between views are played. They cost as much memory as the guest uses, and time."""
     c_bit: int = SOFT_C_BIT
     """Mask, in the guest's page tables."""

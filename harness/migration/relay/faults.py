@@ -36,10 +36,9 @@ def _page(name: Name, does: str, damage: Damage, *, needs_resend: bool = False) 
     )
 
 
-def _interrupt(name: Name, does: str, caught_as: str, *, bug_class: str = "") -> FaultEntry:
-    return FaultEntry(
-        name=name, does=does, caught_as=f"irq/pending; {caught_as}", belongs_to="QEMU", bug_class=bug_class
-    )
+def _interrupt(name: Name, does: str, caught_as: str = "", *, bug_class: str = "") -> FaultEntry:
+    caught = "; ".join(filter(None, ("irq/pending", caught_as)))
+    return FaultEntry(name=name, does=does, caught_as=caught, belongs_to="QEMU", bug_class=bug_class)
 
 
 def _table(name: Name, does: str, caught_as: str, *, bug_class: str = "") -> FaultEntry:
@@ -127,9 +126,7 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
                 "irq/delivery: wrong-vcpu",
                 bug_class="B42",
             ),
-            _interrupt(
-                Name.IRQ_DROP_IN_SERVICE, "drops an in-service bit of a local APIC (ISR) or a GIC", "irq/pending: lost"
-            ),
+            _interrupt(Name.IRQ_DROP_IN_SERVICE, "drops an in-service bit of a local APIC (ISR) or a GIC"),
             _interrupt(Name.IRQ_DROP_MSIX, "drops a pending bit of an MSI-X device", "irq/exactly-once: lost"),
             _interrupt(
                 Name.IRQ_DROP_LINE,
@@ -137,11 +134,9 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
                 "irq/exactly-once: lost",
             ),
             _interrupt(Name.IRQ_CLEAR_PIC, "clears a pending bit of an 8259A", "irq/exactly-once: lost"),
-            _interrupt(
-                Name.IRQ_SET_PIC, "sets a pending bit of an 8259A", "irq/pending: appeared; irq/exactly-once: doubled"
-            ),
+            _interrupt(Name.IRQ_SET_PIC, "sets a pending bit of an 8259A", "irq/exactly-once: doubled"),
             _interrupt(Name.IRQ_DROP_NMI, "drops an NMI that is pending in a vCPU", "irq/exactly-once: lost"),
-            _interrupt(Name.IRQ_DISARM_TIMER, "disarms an APIC timer", "irq/exactly-once: lost"),
+            _interrupt(Name.IRQ_DISARM_TIMER, "disarms an APIC timer", "migration/one-side-runs: vcpu-stopped"),
             FaultEntry(
                 name=Name.IRQ_LATE_CONTROLLER,
                 does="sends the I/O APIC, or the GIC, behind all devices: their lines go up before it is loaded",
@@ -166,7 +161,7 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
                 "an event's entry in the ITS's tables names another collection, that of another vCPU",
                 "irq/its-tables: changed; irq/delivery: wrong-vcpu",
             ),
-            _interrupt(Name.IRQ_WAKE_HALTED, "a halted vCPU arrives as one that runs", "irq/pending: lost"),
+            _interrupt(Name.IRQ_WAKE_HALTED, "a halted vCPU arrives as one that runs"),
         )
     },
 )

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.confidential.soft.guest_context import SendSession, SendTarget
-from harness.confidential.soft.packets import Packet
+from harness.confidential.soft.processor.guest_context import SendSession, SendTarget
+from harness.confidential.soft.processor.packets import Packet
 
 RamPages = NDArray[np.uint64]
 """ram_addr >> 12 of pages of main memory."""
@@ -89,6 +89,11 @@ class OutgoingGuest(Protocol):
 
     def shared_list(self) -> bytes | None:
         """The list as it travels; None when it does not."""
+        ...
+
+    @property
+    def hides_registers(self) -> bool:
+        """Whether QEMU finds no registers to put into the stream: they travel in VMSA packets."""
         ...
 
     def seal_vmsa(self, vcpu: int, page: bytes) -> Packet:

@@ -12,12 +12,12 @@ from enum import IntEnum
 
 import numpy as np
 
-from harness.confidential.soft.firmware import FIRMWARE_BLOCKS
-from harness.confidential.soft.guest_context import SendSession
-from harness.confidential.soft.packets import HEADER_BYTES, Packet, PacketRun
-from harness.confidential.soft.policy import Policy
-from harness.confidential.soft.ring_buffer import WINDOW_PAGES
-from harness.confidential.soft.status import CommandRefusedError
+from harness.confidential.soft.memory.firmware import FIRMWARE_BLOCKS
+from harness.confidential.soft.processor.guest_context import SendSession
+from harness.confidential.soft.processor.packets import HEADER_BYTES, Packet, PacketRun
+from harness.confidential.soft.processor.policy import Policy
+from harness.confidential.soft.processor.ring_buffer import WINDOW_PAGES
+from harness.confidential.soft.processor.status import CommandRefusedError
 from harness.migration.relay.editor import Edited, EditorRefusedError
 from harness.migration.sealed.guest import IncomingGuest, Pages, RamPages, Refusal
 from harness.migration.sealed.page_buffers import (
@@ -178,7 +178,7 @@ class Opener:
             self._guest.note_kind(ram_pages_of(pages), private=False)
         elif pages.block in FIRMWARE_BLOCKS:
             return self._firmware_in_clear(pages)
-        must_name = bool(pages.words[0] & FLAG_CONTINUE) and self._out_block != pages.block
+        must_name = bool(int(pages.words[0]) & FLAG_CONTINUE) and self._out_block != pages.block
         self._out_block = pages.block
         return named(pages.block, [pages.raw]) if must_name else [pages.raw]
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.confidential.soft.packets import PacketKind, PacketSealer, TransportKeys
+from harness.confidential.soft.processor.packets import PacketKind, PacketSealer, TransportKeys
 from harness.migration.relay.editor import Edited
 from harness.migration.sealed.records import RUN, SealedPages
 from harness.migration.stream.elements import Element, Tail

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from harness.confidential.soft.packets import TAG_BYTES
+from harness.confidential.soft.processor.packets import TAG_BYTES
 from harness.migration.stream.cursor import Cursor, NeedMoreError
 from harness.migration.stream.elements import VendorRecords
 from harness.migration.stream.format import FLAG_CONTINUE, FLAG_MULTIFD_FLUSH, RAM_RECORDS

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.confidential.soft.firmware import FIRMWARE_BLOCKS
-from harness.confidential.soft.guest_context import SendSession, SendTarget
-from harness.confidential.soft.outgoing import QemuAbortError
-from harness.confidential.soft.packets import Packet, PacketRun
-from harness.confidential.soft.ring_buffer import WINDOW_PAGES
-from harness.confidential.soft.status import CommandRefusedError
+from harness.confidential.soft.host.outgoing import QemuAbortError
+from harness.confidential.soft.memory.firmware import FIRMWARE_BLOCKS
+from harness.confidential.soft.processor.guest_context import SendSession, SendTarget
+from harness.confidential.soft.processor.packets import Packet, PacketRun
+from harness.confidential.soft.processor.ring_buffer import WINDOW_PAGES
+from harness.confidential.soft.processor.status import CommandRefusedError
 from harness.migration.relay.editor import Edited, EditorRefusedError
 from harness.migration.sealed.batch import Batch
 from harness.migration.sealed.guest import OutgoingGuest, Pages, RamPages, Refusal
@@ -151,7 +151,7 @@ class Sealer:
 
     def _device_sections(self, element: Tail | TailPiece | Opaque) -> Buffers:
         """Of an ES guest nothing before all is there, because the registers are among it."""
-        if not self._guest.flavour.is_es:
+        if not self._guest.hides_registers:
             return [encode(element)]
         if isinstance(element, Opaque):
             raise StreamError(f"no registers can be found: {element.reason}", offset=0)
@@ -301,7 +301,7 @@ class Sealer:
         return self._main if is_new else ""
 
     def _as_it_is(self, pages: elements.RamPages) -> Buffers:
-        is_named = not pages.words[0] & FLAG_CONTINUE
+        is_named = not int(pages.words[0]) & FLAG_CONTINUE
         must_name = not is_named and self._out_block != pages.block
         self._out_block = pages.block
         return named(pages.block, [pages.raw]) if must_name else [pages.raw]
@@ -315,7 +315,7 @@ class Sealer:
             self.struck[SoftFault.LIST_NOT_SENT] += 1
         else:
             buffers.append(list_record(self._name(), shared))
-        if self._guest.flavour.is_es:
+        if self._guest.hides_registers:
             self._held = [encode(mark)]
             return buffers
         return [*buffers, encode(mark)]

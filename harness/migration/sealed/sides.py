@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.confidential.soft.guest_context import SendTarget
-from harness.confidential.soft.ring_buffer import WINDOW_PAGES
+from harness.confidential.soft.processor.guest_context import SendTarget
+from harness.confidential.soft.processor.ring_buffer import WINDOW_PAGES
 from harness.migration.relay import Endpoint, Relay
 from harness.migration.sealed.guest import IncomingGuest, OutgoingGuest, Refusal
 from harness.migration.sealed.opener import Opener

@@ -40,6 +40,12 @@ void arch_halt_others(void);
 _Noreturn void arch_halt(void);                     /* this vCPU, for ever */
 void arch_power_off(void);                          /* returns when the machine has no such thing */
 void arch_reset(void);
+bool arch_can_reboot(uint32_t way);                 /* enum way of probe.h, but for REBOOT_HOST and kernels that start another */
+void arch_reboot(uint32_t way);                     /* returns when nothing happens */
+void arch_map_ram(void);                            /* all of it can be read; before arch_init_boot_cpu() */
+struct interrupts;
+void arch_interrupts(struct interrupts *list);      /* what is pending, in service or let through; as firmware or the reset left it */
+void arch_pend_interrupts(void);                    /* on the calling vCPU, interrupts off: some that nobody has a handler for */
 
 /* Lines. The channel is the command protocol's. */
 void arch_console_put(char c);

@@ -125,17 +125,55 @@ struct heartbeat_page {
 };
 extern struct heartbeat_page *heartbeat;
 extern uint64_t boot_id, boot_count;
+/* What the next boot needs to judge the memory that this one leaves behind: views_gpa is a bitmap, 0 where nothing is shared. */
+struct keepsake {
+	uint64_t seed, ledger_gpa, views_gpa;
+	struct ranges managed;
+	uint32_t is_there, crc;                         /* of all before it */
+};
 #define BOOT_MAGIC 0x31544f4f424d5643ull        /* "CVMBOOT1" */
 struct boot_page {
 	uint64_t magic, count, check;
 	uint64_t is_kexec, boot_id, kernels, variable, hypercalls;  /* what a kernel finds of the one before it */
 	uint64_t last_request[3];
+	struct range spared;                            /* where firmware works while it boots; told once by the host */
+	struct keepsake keepsake;
 };
 extern bool is_kexec;                               /* another kernel started this one, no reset did */
 extern struct boot_page boot_page;                  /* first page after the image, see link.ld: no loader writes there */
 void heartbeat_init(void);
 void heartbeat_tick(struct cpu *cpu);               /* from the timer interrupt */
 void heartbeat_reset_gaps(void);
+
+/* views.c: a bit per managed page, set when it was last written through its shared view. Tables do not survive a reset. */
+extern uint8_t *views;
+void views_note(uint64_t page, bool shared);
+
+/* early.c: the first thing that a boot does is to look at what the one before it left. */
+enum { EARLY_NOTHING, EARLY_LOOKED, EARLY_SPOILED, EARLY_MAX_INTERRUPTS = 64 };
+enum interrupt_state { INTERRUPT_PENDING, INTERRUPT_ACTIVE, INTERRUPT_ENABLED };
+struct interrupts {
+	uint32_t count, at[EARLY_MAX_INTERRUPTS];       /* state << 24 | vCPU << 16 | vector, pin or INTID */
+};
+struct early {
+	uint32_t state;
+	uint64_t boot_id, boot_count, locked, spared, ticks;    /* boot: of the one before */
+	struct verify_result result;
+	struct interrupts interrupts;
+};
+extern struct early early;
+void early_look(void);
+void keepsake_drop(void);                           /* memory is about to be something else */
+void keepsake_set(void);
+void interrupts_note(struct interrupts *list, enum interrupt_state state, unsigned cpu, uint32_t number);
+
+/* reboot.c */
+enum way {
+	REBOOT_HOST, REBOOT_RESET_PORT, REBOOT_KEYBOARD, REBOOT_ACPI, REBOOT_TRIPLE_FAULT, REBOOT_WATCHDOG, REBOOT_PANIC, REBOOT_PSCI,
+	REBOOT_KEXEC, REBOOT_BARE, REBOOT_WAYS
+};
+bool reboot_prepare(uint32_t way, uint32_t mask, bool pend, struct interrupts *pending);
+void reboot(void);
 
 /* canary.c */
 void canary_arm(uint32_t mask, uint64_t seed);

@@ -20,7 +20,7 @@ static uint32_t input_size;
 
 static struct header last;              /* the request answered last, or being executed */
 static uint32_t last_status;
-static bool executing;
+static bool executing, is_old;                    /* is_old: of the boot or kernel before this one */
 static struct reply reply;
 
 void channel_received(uint8_t byte)
@@ -118,6 +118,7 @@ static void handle(const struct header *header, const uint8_t *payload)
 	}
 	if (!is_resend(header)) {
 		last = *header;
+		is_old = false;
 		reply.size = 0;
 		memcpy(kept, payload, header->length);
 		executing = true;
@@ -125,7 +126,7 @@ static void handle(const struct header *header, const uint8_t *payload)
 		executing = false;
 	}
 	answer();
-	if (!last_status)
+	if (!last_status && !is_old)
 		command_finish(last.code, kept, last.length);
 }
 
@@ -185,7 +186,7 @@ void channel_poll_busy(void)
 	channel_poll();
 }
 
-/* The request that ended the old kernel may be repeated to the new one, and must not end that too. */
+/* The request that ended a boot or a kernel may be repeated to the next one, and must not end that too. */
 void channel_keep(void)
 {
 	_Static_assert(sizeof last == sizeof boot_page.last_request, "probe.h");
@@ -195,4 +196,5 @@ void channel_keep(void)
 void channel_restore(void)
 {
 	memcpy(&last, boot_page.last_request, sizeof last);
+	is_old = true;
 }

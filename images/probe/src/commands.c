@@ -4,10 +4,10 @@
 
 enum {
 	CMD_DESCRIBE = 1, CMD_FILL, CMD_START, CMD_STOP, CMD_VERIFY, CMD_READ, CMD_WRITE, CMD_HEARTBEAT, CMD_CANARY_ARM,
-	CMD_CANARY_CHECK, CMD_HALT, CMD_CRASH, CMD_CLOCK, CMD_BENCH,
+	CMD_CANARY_CHECK, CMD_HALT, CMD_CRASH, CMD_CLOCK, CMD_BENCH, CMD_REBOOT, CMD_EARLY, CMD_SPARE,
 	CMD_CVM = 32
 };
-enum { OK = 0, BUSY = 1, UNKNOWN_COMMAND = 2, BAD_PAYLOAD = 3, NOT_FILLED = 4, NOT_RAM = 5, WORKING = 6 };
+enum { OK = 0, BUSY = 1, UNKNOWN_COMMAND = 2, BAD_PAYLOAD = 3, NOT_FILLED = 4, NOT_RAM = 5, WORKING = 6, NO_SUCH_WAY = 8 };
 enum { HALT_STOP = 0, HALT_POWER_OFF = 1, HALT_RESET = 2, MAX_COPY = 1024 };
 
 static uint32_t get_u32(const uint8_t *at)
@@ -207,6 +207,54 @@ static uint32_t measure(const uint8_t *payload, struct reply *reply)
 	return OK;
 }
 
+static void reply_interrupts(struct reply *reply, const struct interrupts *list)
+{
+	uint32_t listed = list->count < EARLY_MAX_INTERRUPTS ? list->count : EARLY_MAX_INTERRUPTS;
+
+	reply_u32(reply, list->count);
+	reply_u32(reply, listed);
+	reply_put(reply, list->at, listed * (uint32_t)sizeof list->at[0]);
+}
+
+static uint32_t before_reboot(const uint8_t *payload, struct reply *reply)
+{
+	static struct interrupts pending;
+
+	if (!reboot_prepare(get_u32(payload), get_u32(payload + 4), get_u32(payload + 8), &pending))
+		return NO_SUCH_WAY;
+	reply_interrupts(reply, &pending);
+	return OK;
+}
+
+static uint32_t say_early(const uint8_t *payload, struct reply *reply)
+{
+	const struct verify_result *result = &early.result;
+
+	(void)payload;
+	reply_u32(reply, early.state);
+	reply_u32(reply, is_kexec);
+	reply_u64(reply, early.boot_id);
+	reply_u64(reply, early.boot_count);
+	reply_u64(reply, result->checked);
+	reply_u64(reply, early.locked);
+	reply_u64(reply, early.spared);
+	reply_u64(reply, result->bad);
+	reply_u64(reply, early.ticks);
+	for (unsigned kind = 1; kind < DAMAGE_KINDS; kind++)
+		reply_u64(reply, result->by_kind[kind]);
+	reply_interrupts(reply, &early.interrupts);
+	reply_u32(reply, result->records);
+	reply_put(reply, result->record, result->records * (uint32_t)sizeof result->record[0]);
+	return OK;
+}
+
+static uint32_t spare(const uint8_t *payload, struct reply *reply)
+{
+	(void)reply;
+	boot_page.spared = (struct range){ get_u64(payload), get_u64(payload + 8) };
+	return OK;
+}
+
 static uint32_t nothing(const uint8_t *payload, struct reply *reply)
 {
 	(void)payload;
@@ -224,7 +272,8 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 		[CMD_STOP] = { stop, 0 }, [CMD_VERIFY] = { verify, 4 }, [CMD_READ] = { read_bytes, 12 },
 		[CMD_HEARTBEAT] = { beat, 4 }, [CMD_CANARY_ARM] = { arm, 12 }, [CMD_CANARY_CHECK] = { check, 0 },
 		[CMD_HALT] = { nothing, 4 }, [CMD_CRASH] = { nothing, 4 }, [CMD_CLOCK] = { clock, 0 },
-		[CMD_BENCH] = { measure, 16 },
+		[CMD_BENCH] = { measure, 16 }, [CMD_REBOOT] = { before_reboot, 12 }, [CMD_EARLY] = { say_early, 0 },
+		[CMD_SPARE] = { spare, 16 },
 	};
 
 	arch_tables_catch_up();
@@ -244,6 +293,10 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 void command_finish(uint16_t code, const uint8_t *payload, uint32_t size)
 {
 	cvm_command_finish(code);
+	if (code == CMD_REBOOT || code == CMD_CRASH || code == CMD_HALT)
+		channel_keep();
+	if (code == CMD_REBOOT)
+		reboot();
 	if (size != 4)
 		return;
 	if (code == CMD_CRASH)

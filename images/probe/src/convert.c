@@ -119,8 +119,10 @@ static void rewrite(const struct job *job)
 				note_stale(gpa, generation);
 			looked = true;
 		}
-		if (filled)
-			pattern_write(gpa, generation + 1, view_seed(gpa));
+		if (!filled)
+			continue;
+		pattern_write(gpa, generation + 1, view_seed(gpa));
+		views_note(page, view_seed(gpa) != pattern_seed);
 	}
 }
 

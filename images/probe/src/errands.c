@@ -67,7 +67,7 @@ static void run(struct cpu *cpu)
 void errands_run(uint32_t reads)
 {
 	reads_wanted = reads;
-	patience = 2 * arch_ticks_per_s();
+	patience = 10 * arch_ticks_per_s();
 	run_on_cpus(all_cpus(), run);
 }
 

@@ -16,10 +16,14 @@ static void count_boot(void)
 	boot_page.is_kexec = 0;
 	if (is_kexec)
 		return;
-	boot_count = kept ? boot_page.count + 1 : 1;
-	boot_page = (struct boot_page){
-		.magic = BOOT_MAGIC, .count = boot_count, .check = ~boot_count, .boot_id = arch_random(),
-	};
+	if (!kept)
+		memset(&boot_page, 0, sizeof boot_page);
+	boot_count = boot_page.count + 1;
+	boot_page.magic = BOOT_MAGIC;
+	boot_page.count = boot_count;
+	boot_page.check = ~boot_count;
+	boot_page.boot_id = arch_random();
+	boot_page.kernels = boot_page.variable = boot_page.hypercalls = 0;
 }
 
 void heartbeat_init(void)

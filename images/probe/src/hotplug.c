@@ -31,7 +31,7 @@ void kexec(void)
 	canary_check();
 	cpus_offline(all_cpus());
 	cvm_cpu_leave(&cpus[0]);
-	console_line("kexec: kernel %u ends", (uint64_t)cvm_page->kernel);
+	console_line("kexec: kernel %u ends", boot_page.kernels);
 	arch_irq_off();
 	boot_page.is_kexec = BOOT_MAGIC;
 	channel_keep();

@@ -101,8 +101,10 @@ void enter_kernel(void)
 _Noreturn void probe_main(void *boot_info)
 {
 	arch_find_memory(boot_info);
+	arch_map_ram();
+	early_look();
 	heartbeat_init();
-	if (is_kexec)
+	if (is_kexec || boot_count > 1)
 		channel_restore();
 	cvm_take_memory();
 	irq_take_memory();

@@ -1,5 +1,5 @@
 /* RAM, what the probe keeps for itself, and what carries the pattern. */
-#include "probe.h"
+#include "confidential.h"
 
 extern char image_start[], image_end[];
 
@@ -43,6 +43,8 @@ void memory_settle(void)
 	for (unsigned i = 0; i < ram.count; i++)
 		pages += (ram.at[i].end - ram.at[i].start) / PAGE_SIZE;
 	ledger = memory_take(pages * sizeof *ledger);
+	if (cvm.kind)
+		views = memory_take(pages / 8 + 1);
 	for (unsigned i = 0; i < ram.count; i++) {
 		uint64_t start = ram.at[i].start, end = ram.at[i].end;
 

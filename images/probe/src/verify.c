@@ -54,6 +54,7 @@ static void fill_share(struct cpu *cpu)
 		uint64_t gpa = memory_page_gpa(page);
 
 		pattern_write(gpa, 1, view_seed(gpa));
+		views_note(page, view_seed(gpa) != pattern_seed);
 		ledger[page] = 1;
 		breathe(cpu, page);
 	}
@@ -64,12 +65,14 @@ void fill_all(uint64_t seed)
 {
 	uint32_t mask = split_shares();
 
+	keepsake_drop();
 	pattern_seed = seed;
 	heartbeat->seed = seed;
 	for (unsigned i = 0; i < cpu_count; i++)
 		heartbeat->cpu[i].written = 0;
 	run_on_cpus(mask, fill_share);
 	filled = true;
+	keepsake_set();
 }
 
 static void note_damage(struct verify_result *result, uint64_t gpa, uint32_t generation)
@@ -134,6 +137,8 @@ uint64_t bench(uint32_t kind, uint64_t pages)
 	uint64_t start = arch_ticks(), sum = 0;
 
 	filled = filled && kind != BENCH_STORE;
+	if (!filled)
+		keepsake_drop();
 	for (uint64_t page = 0; page < pages && page < managed_pages; page++) {
 		volatile uint64_t *word = (volatile uint64_t *)memory_page_gpa(page), *end = word + WORDS_PER_PAGE;
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.confidential.soft.cache import Caches, WriteBack
-from harness.confidential.soft.flushing import FlushRules, HostFlush
-from harness.confidential.soft.line_views import SHARED, LineView, MemoryEngine
-from harness.confidential.soft.memory_encryption import VEK_BYTES, MemoryCipher
+from harness.confidential.soft.caches.cache import Caches, WriteBack
+from harness.confidential.soft.caches.flushing import FlushRules, HostFlush
+from harness.confidential.soft.caches.line_views import SHARED, LineView, MemoryEngine
+from harness.confidential.soft.processor.memory_encryption import VEK_BYTES, MemoryCipher
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
 
 GUEST, NEXT_GUEST = LineView(3), LineView(4)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from harness.confidential.soft.asids import AsidTable
-from harness.confidential.soft.certificates import Certificate, Usage, Vendor, unpack_chain
-from harness.confidential.soft.guest_context import SendSession, SendTarget
-from harness.confidential.soft.keys import KeyPair
-from harness.confidential.soft.packets import PacketSealer
-from harness.confidential.soft.policy import ApiVersion, Policy, PolicyFlag
-from harness.confidential.soft.processor import SecureProcessor
-from harness.confidential.soft.session import open_session
-from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
+from harness.confidential.soft.processor.asids import AsidTable
+from harness.confidential.soft.processor.certificates import Certificate, Usage, Vendor, unpack_chain
+from harness.confidential.soft.processor.guest_context import SendSession, SendTarget
+from harness.confidential.soft.processor.keys import KeyPair
+from harness.confidential.soft.processor.packets import PacketSealer
+from harness.confidential.soft.processor.policy import ApiVersion, Policy, PolicyFlag
+from harness.confidential.soft.processor.processor import SecureProcessor
+from harness.confidential.soft.processor.session import open_session
+from harness.confidential.soft.processor.status import CommandRefusedError, FirmwareStatus
 
 ES = Policy.of(PolicyFlag.ES)
 FIRMWARE = ApiVersion(0, 24)

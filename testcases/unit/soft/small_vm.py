@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.confidential.soft import ghcb
-from harness.confidential.soft.flavour import SOFT_CSV, Flavour
-from harness.confidential.soft.guest_tables import LARGE, PRESENT
-from harness.confidential.soft.hypercalls import (
+from harness.confidential.soft.channel import ghcb
+from harness.confidential.soft.channel.hypercalls import (
     HC_MAP_GPA_RANGE,
     MSR_GHCB,
     MSR_MIGRATION_CONTROL,
@@ -19,10 +17,12 @@ from harness.confidential.soft.hypercalls import (
     HypercallRequest,
     Operation,
 )
+from harness.confidential.soft.flavour import SOFT_CSV, Flavour
+from harness.confidential.soft.host.platform import SoftPlatform
+from harness.confidential.soft.host.vm_protection import VmProtection
+from harness.confidential.soft.memory.guest_tables import LARGE, PRESENT
+from harness.confidential.soft.memory.whereabouts import CVM_MAGIC
 from harness.confidential.soft.options import SOFT_C_BIT, HostOptions
-from harness.confidential.soft.platform import SoftPlatform
-from harness.confidential.soft.vm_protection import VmProtection
-from harness.confidential.soft.whereabouts import CVM_MAGIC
 from harness.model.address_map import AddressMap, Window
 from harness.model.memory import PAGE_SIZE
 from harness.model.page_set import PageSet

@@ -12,24 +12,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.checks.stale_lines import check_stale_lines
-from harness.confidential.soft.cache import Caches
-from harness.confidential.soft.flushing import FlushFault, FlushRules
-from harness.confidential.soft.line_origin import origins
-from harness.confidential.soft.line_views import SHARED, LineView
-from harness.confidential.soft.written_lines import WrittenLines
+from harness.confidential.soft.caches.cache import Caches
+from harness.confidential.soft.caches.flushing import FlushRules
+from harness.confidential.soft.caches.line_origin import origins
+from harness.confidential.soft.caches.line_views import SHARED, LineView
+from harness.confidential.soft.caches.written_lines import WrittenLines
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
+from harness.model.soft_fault import SoftFault
 from harness.model.verdict import Finding
 from harness.vm.ram import SharedRam
 
 from .cache_world import GUEST, NEXT_GUEST, PAGES, CacheWorld, engine, fallen
 
 SHARED_LINES = set(range(2 * LINES_PER_PAGE, 4 * LINES_PER_PAGE))
-RESET_FAULTS = (FlushFault.SKIPPED, FlushFault.ONE_CPU, FlushFault.BEFORE_LAST_WRITE)
-RANGE_FAULTS = (FlushFault.SKIPPED, FlushFault.BEFORE_LAST_WRITE, FlushFault.WRONG_VIEW, FlushFault.LINE_SHORT)
+RESET_FAULTS = (SoftFault.FLUSH_SKIPPED, SoftFault.FLUSH_ONE_CPU, SoftFault.FLUSH_BEFORE_LAST_WRITE)
+RANGE_FAULTS = (
+    SoftFault.FLUSH_SKIPPED,
+    SoftFault.FLUSH_BEFORE_LAST_WRITE,
+    SoftFault.FLUSH_WRONG_VIEW,
+    SoftFault.FLUSH_LINE_SHORT,
+)
 SPANS = st.tuples(st.integers(0, PAGES * LINES_PER_PAGE - 1), st.integers(1, 90))
 
 
-def rules(*faults: FlushFault) -> FlushRules:
+def rules(*faults: SoftFault) -> FlushRules:
     return FlushRules.of(frozenset(faults))
 
 
@@ -92,9 +98,9 @@ def test_with_complete_flushes_memory_never_changes(seed: int, steps: list[tuple
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 1 << 32), steps=STEPS, fault=st.sampled_from(FlushFault))
+@given(seed=st.integers(0, 1 << 32), steps=STEPS, fault=st.sampled_from(SoftFault))
 def test_a_bad_flush_hurts_only_lines_that_were_dirty_in_an_old_view(
-    seed: int, steps: list[tuple[str, Any]], fault: FlushFault
+    seed: int, steps: list[tuple[str, Any]], fault: SoftFault
 ) -> None:
     life = Life(CacheWorld(seed=seed, rules=rules(fault)))
     for step, value in (*steps, ("evict", None), ("evict", None)):
@@ -104,7 +110,7 @@ def test_a_bad_flush_hurts_only_lines_that_were_dirty_in_an_old_view(
 
 @pytest.mark.parametrize("fault", RESET_FAULTS)
 @pytest.mark.parametrize("seed", range(8))
-def test_a_bad_flush_at_a_reset_hurts_lines_that_were_dirty_in_the_old_view(fault: FlushFault, seed: int) -> None:
+def test_a_bad_flush_at_a_reset_hurts_lines_that_were_dirty_in_the_old_view(fault: SoftFault, seed: int) -> None:
     world = CacheWorld(seed=seed, rules=rules(fault))
     world.reboot()
     dirty = set(world.caches.dirty_of(SHARED).tolist())
@@ -119,14 +125,14 @@ def test_a_bad_flush_at_a_reset_hurts_lines_that_were_dirty_in_the_old_view(faul
 
 @pytest.mark.parametrize("fault", RANGE_FAULTS)
 @pytest.mark.parametrize("seed", range(8))
-def test_a_bad_flush_at_a_conversion_hurts_lines_that_were_dirty_in_the_old_view(fault: FlushFault, seed: int) -> None:
+def test_a_bad_flush_at_a_conversion_hurts_lines_that_were_dirty_in_the_old_view(fault: SoftFault, seed: int) -> None:
     world = CacheWorld(seed=seed, rules=rules(fault))
     world.write_pages(5, 6)
     world.flush.pages(5, 6, old=GUEST, new=SHARED)
     world.caches.switch(SHARED, 5, 6)
     dirty = set(world.caches.dirty_of(GUEST).tolist())
     last = 6 * LINES_PER_PAGE - 1
-    assert dirty == ({last} if fault is FlushFault.LINE_SHORT else set(range(5 * LINES_PER_PAGE, last + 1)))
+    assert dirty == ({last} if fault is SoftFault.FLUSH_LINE_SHORT else set(range(5 * LINES_PER_PAGE, last + 1)))
     world.write_pages(5, 6)
     world.caches.clflush(SHARED, 0, PAGES * LINES_PER_PAGE)
     assert not len(world.changed())
@@ -173,7 +179,7 @@ def test_damage_is_one_line_of_64_bytes_and_tells_where_it_came_from() -> None:
         known=lambda _, content: "the old content" if content == old else "",
     )
     assert told.written == SHARED
-    assert told.words == f"line {line * LINE_SIZE:#x}: the old content, written through C=0"
+    assert (told.ram_addr, told.content, told.view) == (line * LINE_SIZE, "the old content", "C=0")
 
 
 def test_private_content_that_falls_over_a_shared_page_is_ciphertext() -> None:
@@ -201,7 +207,7 @@ def told_by_check(world: CacheWorld, old: np.ndarray) -> tuple[Finding, ...]:
 
 
 @pytest.mark.parametrize("fault", [None, *RESET_FAULTS])
-def test_a_bad_flush_at_a_reset_is_told_with_lines_and_view(fault: FlushFault | None) -> None:
+def test_a_bad_flush_at_a_reset_is_told_with_lines_and_view(fault: SoftFault | None) -> None:
     world = CacheWorld(rules=rules(*[fault] if fault else []))
     world.reboot()
     old = world.wanted.reshape(-1, LINE_SIZE).copy()
@@ -234,7 +240,7 @@ def test_nobody_knows_a_line_that_was_never_written() -> None:
         np.array([3]), garbage, read=GUEST, candidates=(SHARED, NEXT_GUEST), engine=engine(), known=lambda *_: ""
     )
     assert told.written is None
-    assert told.words == "line 0xc0: content of no view that is known"
+    assert (told.ram_addr, told.written, told.view) == (0xC0, None, "")
 
 
 def test_new_content_that_is_dirty_hides_the_old_and_follows_it() -> None:
@@ -278,7 +284,7 @@ def test_a_key_that_changed_reveals_the_old_line_of_a_reused_asid() -> None:
 
 def test_one_seed_gives_one_course() -> None:
     def course(seed: int) -> bytes:
-        world = CacheWorld(seed=7, rules=rules(FlushFault.SKIPPED))
+        world = CacheWorld(seed=7, rules=rules(SoftFault.FLUSH_SKIPPED))
         world.caches._rng = np.random.default_rng(seed)
         world.reboot()
         world.write_pages(0, PAGES)

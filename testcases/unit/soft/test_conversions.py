@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.confidential.soft.conversions import KVM_EFAULT, KVM_EINVAL, RETRY_PAGES
+from harness.confidential.soft.channel.hypercalls import HypercallReply, Operation, ReplyFlag
 from harness.confidential.soft.flavour import SOFT_CSV
-from harness.confidential.soft.hypercalls import HypercallReply, Operation, ReplyFlag
+from harness.confidential.soft.host.platform import SoftPlatform
+from harness.confidential.soft.memory.conversions import KVM_EFAULT, KVM_EINVAL, RETRY_PAGES
 from harness.confidential.soft.options import HostOptions
-from harness.confidential.soft.platform import SoftPlatform
 from harness.model.address_map import AddressMap, Window
 from harness.model.memory import GpaRange
 from harness.model.page_map import PageMap

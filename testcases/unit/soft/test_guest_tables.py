@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.confidential.soft.guest_tables import LARGE, PRESENT, GuestTables, View
+from harness.confidential.soft.memory.guest_tables import LARGE, PRESENT, GuestTables, View
 from harness.confidential.soft.options import SOFT_C_BIT
 from harness.model.address_map import AddressMap
 from harness.model.memory import PAGE_SIZE

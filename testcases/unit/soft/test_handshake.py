@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from harness.confidential.soft.flavour import SOFT_CSV
-from harness.confidential.soft.handshake import REASON
-from harness.confidential.soft.hypercalls import (
+from harness.confidential.soft.channel.hypercalls import (
     FEATURE_HC_MAP_GPA_RANGE,
     FEATURE_MIGRATION_CONTROL,
     MSR_MIGRATION_CONTROL,
     Operation,
     ReplyFlag,
 )
+from harness.confidential.soft.flavour import SOFT_CSV
+from harness.confidential.soft.host.handshake import REASON
 from harness.confidential.soft.options import HostOptions
 from harness.model.protection import HandshakeKind as Kind
 from harness.model.soft_fault import SoftFault

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.confidential.soft.host_list import TRUNCATED_BITS, HostList, ListRules
+from harness.confidential.soft.memory.host_list import TRUNCATED_BITS, HostList, ListRules
 from harness.model.address_map import AddressMap, Window
 from harness.model.errors import StreamError
 from harness.model.live_page_map import LivePageMap

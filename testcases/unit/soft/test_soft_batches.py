@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.confidential.soft.ring_buffer import WINDOW_PAGES, queues, receive_batch, send_batch, windows
-from harness.confidential.soft.status import FirmwareStatus
-from harness.confidential.soft.timing import AMD_SINGLE, ProcessorSpeed
+from harness.confidential.soft.processor.ring_buffer import WINDOW_PAGES, queues, receive_batch, send_batch, windows
+from harness.confidential.soft.processor.status import FirmwareStatus
+from harness.confidential.soft.processor.timing import AMD_SINGLE, ProcessorSpeed
 
 from .conftest import PAGE, Refuse, World
 

@@ -13,11 +13,11 @@ from harness.checks.refusals import check_ready
 from harness.checks.session import check_session
 from harness.checks.session_packets import check_packets
 from harness.checks.vcpu_protection import check_ghcb, check_ghcb_is_shared
-from harness.confidential.soft import ghcb
+from harness.confidential.soft.channel import ghcb
+from harness.confidential.soft.channel.hypercalls import MSR_MIGRATION_CONTROL
 from harness.confidential.soft.flavour import FLAVOURS, SOFT_CSV, SOFT_CSV2, Flavour
-from harness.confidential.soft.hypercalls import MSR_MIGRATION_CONTROL
-from harness.confidential.soft.packets import Packet
-from harness.confidential.soft.status import CommandRefusedError
+from harness.confidential.soft.processor.packets import Packet
+from harness.confidential.soft.processor.status import CommandRefusedError
 from harness.model.memory import PAGE_SIZE
 from harness.model.protection import AttemptEnd, SessionEvidence
 from harness.model.soft_fault import SoftFault

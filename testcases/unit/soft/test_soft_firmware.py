@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.confidential.soft.firmware import LAST_GFN, block_page_of, places_of
+from harness.confidential.soft.channel.hypercalls import HC_MAP_GPA_RANGE, Operation
 from harness.confidential.soft.flavour import FLAVOURS, Flavour
-from harness.confidential.soft.host_list import HostList
-from harness.confidential.soft.hypercalls import HC_MAP_GPA_RANGE, Operation
-from harness.confidential.soft.platform import SoftPlatform
-from harness.confidential.soft.status import FirmwareStatus
+from harness.confidential.soft.host.platform import SoftPlatform
+from harness.confidential.soft.memory.firmware import LAST_GFN, block_page_of, places_of
+from harness.confidential.soft.memory.host_list import HostList
+from harness.confidential.soft.processor.status import FirmwareStatus
 from harness.model.memory import PAGE_SIZE
 from harness.model.page_map import ENCRYPTED_BIT, Conversion
 from harness.model.soft_fault import SoftFault

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.confidential.soft.hypercall_server import HypercallServer
-from harness.confidential.soft.hypercalls import (
+from harness.confidential.soft.channel.hypercall_server import HypercallServer
+from harness.confidential.soft.channel.hypercalls import (
     REPLY_BYTES,
     REQUEST_BYTES,
     HypercallReply,

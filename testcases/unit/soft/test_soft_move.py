@@ -7,15 +7,15 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
+from harness.confidential.soft.channel.hypercalls import MSR_SEV_STATUS, Operation
 from harness.confidential.soft.flavour import FLAVOURS, SOFT_CSV, SOFT_CSV2, SOFT_SEV, Flavour
-from harness.confidential.soft.hypercalls import MSR_SEV_STATUS, Operation
+from harness.confidential.soft.host.outgoing import QemuAbortError
+from harness.confidential.soft.host.platform import SoftPlatform
 from harness.confidential.soft.options import HostOptions
-from harness.confidential.soft.outgoing import QemuAbortError
-from harness.confidential.soft.packets import Packet
-from harness.confidential.soft.platform import SoftPlatform
-from harness.confidential.soft.policy import ApiVersion
-from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
-from harness.confidential.soft.timing import AMD_SINGLE
+from harness.confidential.soft.processor.packets import Packet
+from harness.confidential.soft.processor.policy import ApiVersion
+from harness.confidential.soft.processor.status import CommandRefusedError, FirmwareStatus
+from harness.confidential.soft.processor.timing import AMD_SINGLE
 from harness.model.memory import PAGE_SIZE
 from harness.model.page_set import PageSet
 from harness.model.protection import SessionCommand

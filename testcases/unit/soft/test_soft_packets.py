@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.confidential.soft.memory_encryption import MemoryCipher
-from harness.confidential.soft.packets import (
+from harness.confidential.soft.processor.memory_encryption import MemoryCipher
+from harness.confidential.soft.processor.packets import (
     HEADER_BYTES,
     PLACE_LIMIT,
     Packet,
@@ -21,7 +21,7 @@ from harness.confidential.soft.packets import (
     PacketSealer,
     TransportKeys,
 )
-from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
+from harness.confidential.soft.processor.status import CommandRefusedError, FirmwareStatus
 
 PROPERTY = settings(deadline=None, derandomize=True)
 """The same examples in every run, and no clock decides."""

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.confidential.soft.certificates import Usage, pack_chain, unpack_chain
-from harness.confidential.soft.packets import PacketKind
-from harness.confidential.soft.policy import ApiVersion, Policy, PolicyFlag
-from harness.confidential.soft.session import SESSION_BYTES
-from harness.confidential.soft.states import GuestState
-from harness.confidential.soft.status import FirmwareStatus
+from harness.confidential.soft.processor.certificates import Usage, pack_chain, unpack_chain
+from harness.confidential.soft.processor.packets import PacketKind
+from harness.confidential.soft.processor.policy import ApiVersion, Policy, PolicyFlag
+from harness.confidential.soft.processor.session import SESSION_BYTES
+from harness.confidential.soft.processor.states import GuestState
+from harness.confidential.soft.processor.status import FirmwareStatus
 
 from .conftest import ES, PAGE, VMSA, Refuse, World
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.confidential.soft.packets import Packet, PacketKind, PacketSealer
-from harness.confidential.soft.processor import SecureProcessor
-from harness.confidential.soft.states import TRANSITIONS, Command, GuestState, next_state
-from harness.confidential.soft.status import CommandRefusedError, FirmwareStatus
+from harness.confidential.soft.processor.packets import Packet, PacketKind, PacketSealer
+from harness.confidential.soft.processor.processor import SecureProcessor
+from harness.confidential.soft.processor.states import TRANSITIONS, Command, GuestState, next_state
+from harness.confidential.soft.processor.status import CommandRefusedError, FirmwareStatus
 
 from .conftest import ES, PAGE, VMSA, Refuse, World
 

@@ -6,10 +6,9 @@ import hashlib
 
 import pytest
 
-from harness.confidential.soft import ghcb, mmio_device
-from harness.confidential.soft.flavour import SOFT_CSV, SOFT_CSV2
-from harness.confidential.soft.ghcb import Exit, GhcbError
-from harness.confidential.soft.hypercalls import (
+from harness.confidential.soft.channel import ghcb, mmio_device
+from harness.confidential.soft.channel.ghcb import Exit, GhcbError
+from harness.confidential.soft.channel.hypercalls import (
     HC_MAP_GPA_RANGE,
     MSR_GHCB,
     MSR_MIGRATION_CONTROL,
@@ -18,6 +17,7 @@ from harness.confidential.soft.hypercalls import (
     Operation,
     ReplyFlag,
 )
+from harness.confidential.soft.flavour import SOFT_CSV, SOFT_CSV2
 from harness.model.protection import FIRST_SIPI_RECEIVED, GHCB_PAGE_MAPPED
 from harness.model.soft_fault import SoftFault
 

@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 
 from harness.checks.stale_lines import check_stale_lines
-from harness.confidential.soft.flushing import FlushFault
-from harness.confidential.soft.line_views import SHARED, LineView
-from harness.confidential.soft.memory_encryption import VEK_BYTES, MemoryCipher
-from harness.confidential.soft.vm_caches import Key, VmCaches
-from harness.model.address_map import AddressMap
-from harness.model.guest import RamLayout
+from harness.confidential.soft.caches.line_views import SHARED, LineView
+from harness.confidential.soft.caches.vm_caches import Key, VmCaches
+from harness.confidential.soft.processor.memory_encryption import VEK_BYTES, MemoryCipher
 from harness.model.memory import LINE_SIZE, LINES_PER_PAGE, PAGE_SIZE
-from harness.model.page_map import Conversion
+from harness.model.soft_fault import SoftFault
 
 PAGES = 16
 SHARED_PAGES = range(4, 8)
@@ -30,10 +27,9 @@ def key(number: int) -> Key:
 class Guest:
     """Fills its memory on each boot, converts its rings, writes to them, and verifies everything before it reboots."""
 
-    def __init__(self, seed: int, *faults: FlushFault) -> None:
+    def __init__(self, seed: int, *faults: SoftFault) -> None:
         self.ram = np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
-        addresses = AddressMap.of(RamLayout(below_4g_bytes=len(self.ram), total_bytes=len(self.ram)))
-        self.caches = VmCaches(self.ram, addresses, asid=3, key=key(1), cpus=4, seed=seed, faults=frozenset(faults))
+        self.caches = VmCaches(self.ram, asid=3, key=key(1), cpus=4, seed=seed, faults=frozenset(faults))
         self.lines = self.ram.reshape(-1, LINE_SIZE)
         self.written = [self.lines.copy()]
         self.random = np.random.default_rng(seed)
@@ -43,8 +39,7 @@ class Guest:
         self.lines[span] = self.written[-1][span] = self.random.integers(256, size=self.lines[span].shape)
 
     def convert(self, *, private: bool) -> None:
-        size_bytes = len(SHARED_PAGES) * PAGE_SIZE
-        self.caches.convert(Conversion.of_bytes(SHARED_PAGES.start * PAGE_SIZE, size_bytes, private=private))
+        self.caches.convert([(SHARED_PAGES.start, SHARED_PAGES.stop)], private=private)
 
     def boot(self, *, converts: bool = True) -> np.ndarray:
         """Lines that are wrong before it reboots."""
@@ -84,11 +79,11 @@ def test_50_reboots_with_complete_flushes_hurt_nothing(seed: int) -> None:
 @pytest.mark.parametrize(
     ("seed", "fault"),
     [
-        *((seed, FlushFault.SKIPPED) for seed in range(20)),
-        *((seed, fault) for seed in range(3) for fault in (FlushFault.ONE_CPU, FlushFault.BEFORE_LAST_WRITE)),
+        *((seed, SoftFault.FLUSH_SKIPPED) for seed in range(20)),
+        *((seed, fault) for seed in range(3) for fault in (SoftFault.FLUSH_ONE_CPU, SoftFault.FLUSH_BEFORE_LAST_WRITE)),
     ],
 )
-def test_a_bad_flush_is_caught_within_50_reboots_with_lines_and_view(seed: int, fault: FlushFault) -> None:
+def test_a_bad_flush_is_caught_within_50_reboots_with_lines_and_view(seed: int, fault: SoftFault) -> None:
     guest = Guest(seed, fault)
     for _ in range(50):
         bad = guest.boot()
@@ -108,7 +103,7 @@ def test_a_bad_flush_is_caught_within_50_reboots_with_lines_and_view(seed: int, 
 
 
 def test_a_new_context_without_a_flush_brings_the_old_keys_lines() -> None:
-    guest = Guest(1, FlushFault.SKIPPED)
+    guest = Guest(1, SoftFault.FLUSH_SKIPPED)
     guest.boot(converts=False)
     guest.caches.renew(4, key(2))
     while not len(bad := guest.boot(converts=False)):
@@ -118,8 +113,8 @@ def test_a_new_context_without_a_flush_brings_the_old_keys_lines() -> None:
     assert set(guest.caches.hurt) == {LineView(3)}
 
 
-@pytest.mark.parametrize(("fault", "most"), [(FlushFault.WRONG_VIEW, None), (FlushFault.LINE_SHORT, 1)])
-def test_a_bad_flush_of_a_conversion(fault: FlushFault, most: int | None) -> None:
+@pytest.mark.parametrize(("fault", "most"), [(SoftFault.FLUSH_WRONG_VIEW, None), (SoftFault.FLUSH_LINE_SHORT, 1)])
+def test_a_bad_flush_of_a_conversion(fault: SoftFault, most: int | None) -> None:
     guest, found = Guest(2, fault), set()
     for _ in range(20):
         found |= set(guest.boot().tolist())
@@ -128,14 +123,3 @@ def test_a_bad_flush_of_a_conversion(fault: FlushFault, most: int | None) -> Non
     assert found
     assert found <= set(rings)
     assert most is None or found == {rings[-1]}
-
-
-def test_a_conversion_that_was_refused_changes_nothing() -> None:
-    guest = Guest(1)
-    guest.write(range(PAGES))
-    guest.caches.convert(Conversion(gpa=SHARED_PAGES.start * PAGE_SIZE, pages=4, attributes=0, result=-22))
-    guest.write(range(PAGES))
-    guest.caches.time_passes()
-    guest.caches.time_passes()
-    assert not len(guest.bad())
-    assert not guest.caches.hurt

@@ -61,7 +61,7 @@ extern uint8_t stacks[ARCH_MAX_CPUS][STACKS][STACK_BYTES];
 void traps_init(void);
 
 /* gic.c. Group 0 comes as FIQ, which the probe never masks outside of handlers. */
-enum { SGI_KICK = 1, SGI_HALT = 15, INTID_SPECIAL = 1020, ALL_PRIORITIES = 0xf0 };
+enum { SGI_KICK = 1, SGI_PENDED = 2, SGIS_PENDED = 8, SGI_HALT = 15, DISTRIBUTOR = 0xff, INTID_SPECIAL = 1020, ALL_PRIORITIES = 0xf0 };
 void gic_init(void);                    /* distributor, once */
 void gic_init_cpu(void);                /* redistributor and CPU interface of the calling vCPU */
 void gic_enable_local(uint32_t intid);  /* SGI or PPI of the calling vCPU */
@@ -107,6 +107,7 @@ static inline uint32_t read32(uint64_t gpa)
 	return value;
 }
 static inline void write32(uint64_t gpa, uint32_t value) { __asm__ volatile("str %w0, [%1]" : : "r"(value), "r"(gpa) : "memory"); }
+static inline void write16(uint64_t gpa, uint16_t value) { __asm__ volatile("strh %w0, [%1]" : : "r"((uint32_t)value), "r"(gpa) : "memory"); }
 static inline uint8_t read8(uint64_t gpa)
 {
 	uint32_t value;

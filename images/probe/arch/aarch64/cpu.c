@@ -17,10 +17,14 @@ _Noreturn void arm_boot(void *device_tree)
 	probe_main(device_tree);
 }
 
+void arch_map_ram(void)
+{
+	paging_map_ram();
+}
+
 void arch_init_boot_cpu(void)
 {
 	console_line("entered at EL%u", arm_boot_el);
-	paging_map_ram();
 	gic_init();
 	gic_init_cpu();
 	if (serial_intid())

@@ -2,8 +2,8 @@
  * (GICD_CTLR.DS), as virt has it without secure=on, so group 0 is ours too. */
 #include "arm.h"
 
-enum { GICD_CTLR = 0x0, GICD_IGROUPR = 0x80, GICD_ISENABLER = 0x100, GICD_ICENABLER = 0x180, GICD_ISPENDR = 0x200 };
-enum { GICD_IPRIORITYR = 0x400, GICD_ICFGR = 0xc00, GICD_IROUTER = 0x6000, LOCAL_INTIDS = 32 };
+enum { GICD_CTLR = 0x0, GICD_TYPER = 0x4, GICD_IGROUPR = 0x80, GICD_ISENABLER = 0x100, GICD_ICENABLER = 0x180, GICD_ISPENDR = 0x200 };
+enum { GICD_ISACTIVER = 0x300, GICD_IPRIORITYR = 0x400, GICD_ICFGR = 0xc00, GICD_IROUTER = 0x6000, LOCAL_INTIDS = 32 };
 enum { CTLR_GROUPS = 0x3, CTLR_ARE = 0x10, CTLR_RWP = 1u << 31 };
 enum { GICR_TYPER = 0x8, GICR_WAKER = 0x14, GICR_SGI_FRAME = 0x10000, GICR_STRIDE = 0x20000, GICR_STRIDE_V4 = 0x40000 };
 enum { WAKER_SLEEP = 0x2, WAKER_ASLEEP = 0x4, TYPER_VLPIS = 0x2, TYPER_LAST = 0x10 };
@@ -161,4 +161,38 @@ void gic_halt_all_others(void)
 {
 	WRITE_REGISTER(ICC_SGI0R_EL1, 1ull << 40 | (uint64_t)SGI_HALT << 24);  /* IRM: all but this one */
 	barrier();
+}
+
+static void note_words(struct interrupts *list, uint64_t frame, unsigned cpu, uint32_t first, uint32_t end)
+{
+	static const uint32_t banks[] = {
+		[INTERRUPT_PENDING] = GICD_ISPENDR, [INTERRUPT_ACTIVE] = GICD_ISACTIVER, [INTERRUPT_ENABLED] = GICD_ISENABLER,
+	};
+
+	for (unsigned state = 0; state < sizeof banks / sizeof banks[0]; state++)
+		for (uint32_t intid = first; intid < end; intid++)
+			if (read32(frame + banks[state] + intid / 32 * 4) >> intid % 32 & 1)
+				interrupts_note(list, (enum interrupt_state)state, cpu, intid);
+}
+
+/* Of all redistributors: no vCPU but this one has run since the reset. SPIs are the distributor's. */
+void arch_interrupts(struct interrupts *list)
+{
+	uint32_t lines = ((read32(machine.distributor_gpa + GICD_TYPER) & 0x1f) + 1) * 32;
+	uint64_t at = machine.redistributor_gpa;
+
+	for (unsigned cpu = 0; cpu < machine.cpus; cpu++) {
+		uint64_t typer = read64(at + GICR_TYPER);
+
+		note_words(list, at + GICR_SGI_FRAME, cpu, 0, LOCAL_INTIDS);
+		at += typer & TYPER_VLPIS ? GICR_STRIDE_V4 : GICR_STRIDE;
+	}
+	note_words(list, machine.distributor_gpa, DISTRIBUTOR, LOCAL_INTIDS, lines < INTID_SPECIAL ? lines : INTID_SPECIAL);
+}
+
+/* SGIs to the calling vCPU itself. */
+void arch_pend_interrupts(void)
+{
+	for (uint32_t i = 0; i < SGIS_PENDED; i++)
+		gic_send(SGI_PENDED + i, READ_REGISTER(MPIDR_EL1));
 }

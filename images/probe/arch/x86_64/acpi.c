@@ -3,6 +3,7 @@
 
 struct machine_tables tables = { .cpus = 1, .ioapic_gpa = 0xfec00000, .channel_gsi = 3 };
 enum { CHANNEL_ISA_IRQ = 3, MADT_LOCAL_APIC = 0, MADT_IO_APIC = 1, MADT_OVERRIDE = 2, MADT_ENTRIES = 44 };
+enum { FADT_FLAGS = 112, FADT_RESET = 116, FADT_RESET_VALUE = 128, RESET_REG_SUP = 1 << 10, IO_SPACE = 1 };
 
 static uint32_t u32_at(uint64_t gpa)
 {
@@ -47,12 +48,22 @@ static void read_madt(uint64_t madt)
 	}
 }
 
+/* RESET_REG is a generic address: space, width, offset, access size, address. */
+static void read_fadt(uint64_t fadt)
+{
+	tables.pm1a_control_port = u16_at(fadt + 64);
+	if (u32_at(fadt + 4) <= FADT_RESET_VALUE || !(u32_at(fadt + FADT_FLAGS) & RESET_REG_SUP) || u8_at(fadt + FADT_RESET) != IO_SPACE)
+		return;
+	tables.reset_port = u16_at(fadt + FADT_RESET + 4);
+	tables.reset_value = u8_at(fadt + FADT_RESET_VALUE);
+}
+
 static void read_table(uint64_t table)
 {
 	if (!memcmp((const void *)table, "APIC", 4))
 		read_madt(table);
 	if (!memcmp((const void *)table, "FACP", 4))
-		tables.pm1a_control_port = u16_at(table + 64);
+		read_fadt(table);
 }
 
 static uint64_t scan_for_rsdp(void)

@@ -4,10 +4,10 @@
 #include "irq.h"
 
 enum {
-	REG_ID = 0x20, REG_TPR = 0x80, REG_EOI = 0xb0, REG_SPURIOUS = 0xf0, REG_ICR_LOW = 0x300, REG_ICR_HIGH = 0x310,
+	REG_ID = 0x20, REG_TPR = 0x80, REG_EOI = 0xb0, REG_SPURIOUS = 0xf0, REG_ISR = 0x100, REG_IRR = 0x200, REG_ICR_LOW = 0x300, REG_ICR_HIGH = 0x310,
 	REG_LVT_TIMER = 0x320, REG_LVT_LINT0 = 0x350, REG_LVT_LINT1 = 0x360, REG_TIMER_INITIAL = 0x380, REG_TIMER_CURRENT = 0x390,
 	REG_TIMER_DIVIDE = 0x3e0, LVT_MASKED = 0x10000, LVT_NMI = 0x400, LVT_PERIODIC = 0x20000, DIVIDE_BY_1 = 0xb, ICR_PENDING = 0x1000,
-	REG_IRR = 0x200, LVT_EXTINT = 0x700, LVT_TSC_DEADLINE = 0x40000,
+	LVT_EXTINT = 0x700, LVT_TSC_DEADLINE = 0x40000,
 };
 enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0, MSR_X2APIC = 0x800, X2APIC_ENABLE = 0xc00 };
 
@@ -126,4 +126,24 @@ void lapic_send(uint32_t apic_id, uint32_t command)
 	while (get(REG_ICR_LOW) & ICR_PENDING)
 		arch_relax();
 	arch_irq_restore(flags);
+}
+
+static void note_vectors(struct interrupts *list, enum interrupt_state state, uint32_t first)
+{
+	for (uint32_t vector = 0; vector < 256; vector++)
+		if (get(first + vector / 32 * 0x10) >> vector % 32 & 1)
+			interrupts_note(list, state, 0, vector);
+}
+
+void lapic_interrupts(struct interrupts *list)
+{
+	note_vectors(list, INTERRUPT_PENDING, REG_IRR);
+	note_vectors(list, INTERRUPT_ACTIVE, REG_ISR);
+}
+
+/* To the calling vCPU itself. */
+void lapic_pend(uint8_t first, unsigned vectors)
+{
+	for (unsigned i = 0; i < vectors; i++)
+		lapic_send(lapic_id(), IPI_FIXED | (first + i));
 }

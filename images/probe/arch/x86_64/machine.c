@@ -61,6 +61,22 @@ void arch_find_memory(void *boot_info)
 	}
 }
 
+void arch_map_ram(void)
+{
+	paging_map_ram();
+}
+
+void arch_interrupts(struct interrupts *list)
+{
+	lapic_interrupts(list);
+	ioapic_interrupts(list);
+}
+
+void arch_pend_interrupts(void)
+{
+	lapic_pend(VECTOR_PENDED, VECTORS_PENDED);
+}
+
 void features_enable(void)
 {
 	struct cpuid id = cpuid(1, 0);
@@ -76,7 +92,6 @@ void features_enable(void)
 void arch_init_boot_cpu(void)
 {
 	features_enable();
-	paging_map_ram();
 	if (cvm.kind)
 		arch_tables_protect();
 	acpi_read(rsdp_gpa);
@@ -187,8 +202,7 @@ void arch_power_off(void)
 
 void arch_reset(void)
 {
-	outb(0xcf9, 0x02);
-	outb(0xcf9, 0x06);
+	arch_reboot(REBOOT_RESET_PORT);
 	arch_halt();
 }
 

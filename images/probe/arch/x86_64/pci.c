@@ -21,6 +21,18 @@ void pci_write(uint32_t slot, uint32_t offset, uint32_t value)
 	outl(CONFIG_DATA, value);
 }
 
+void pci_write8(uint32_t slot, uint32_t offset, uint8_t value)
+{
+	select(slot, offset);
+	outb((uint16_t)(CONFIG_DATA + offset % 4), value);
+}
+
+void pci_write16(uint32_t slot, uint32_t offset, uint16_t value)
+{
+	select(slot, offset);
+	outw((uint16_t)(CONFIG_DATA + offset % 4), value);
+}
+
 bool pci_find(uint16_t vendor, uint16_t device, uint32_t *slot)
 {
 	for (*slot = 0; *slot < SLOTS; ++*slot)

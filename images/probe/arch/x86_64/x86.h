@@ -8,6 +8,7 @@ enum { STACK_BYTES = 8192, IST_DOUBLE_FAULT = 1, IST_NMI, IST_FAULT, IST_IRQ, ST
 enum { SELECTOR_CODE = 0x08, SELECTOR_DATA = 0x10, SELECTOR_TSS = 0x18 };
 enum { VECTOR_NMI = 2, VECTOR_TIMER = 0xe1, VECTOR_CHANNEL = 0xe2, VECTOR_KICK = 0xe3,
 	VECTOR_ERRAND = 0xe4, VECTOR_VC = 29, VECTOR_SPURIOUS = 0xff, VECTOR_PIC = 0x20 };
+enum { VECTOR_PENDED = 0x50, VECTORS_PENDED = 8, IOAPIC = 0xff };       /* IOAPIC: instead of a vCPU, in struct interrupts */
 
 struct frame {
 	uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
@@ -41,7 +42,8 @@ struct machine_tables {
 	uint64_t ioapic_gpa;
 	uint32_t ioapic_base, channel_gsi;
 	uint16_t channel_flags;     /* MADT polarity and trigger */
-	uint16_t pm1a_control_port;
+	uint16_t pm1a_control_port, reset_port;     /* 0: none */
+	uint8_t reset_value;
 };
 extern struct machine_tables tables;
 void acpi_read(uint64_t rsdp_gpa);
@@ -63,6 +65,9 @@ void lapic_timer_start(void);
 void lapic_eoi(void);
 uint32_t lapic_id(void);
 uint32_t lapic_timer_left_ns(void);
+void lapic_interrupts(struct interrupts *list);
+void lapic_pend(uint8_t first, unsigned vectors);
+void ioapic_interrupts(struct interrupts *list);
 enum { LAPIC_TIMER_NS = 10000000 };
 void lapic_send(uint32_t apic_id, uint32_t command);
 enum { IPI_INIT = 0x4500, IPI_STARTUP = 0x4600, IPI_NMI = 0x4400, IPI_FIXED = 0x4000, IPI_ALL_OTHERS = 0xc0000 };
@@ -84,6 +89,8 @@ void serial_line_init(uint16_t port);
 bool pci_find(uint16_t vendor, uint16_t device, uint32_t *slot);
 uint32_t pci_read(uint32_t slot, uint32_t offset);
 void pci_write(uint32_t slot, uint32_t offset, uint32_t value);
+void pci_write8(uint32_t slot, uint32_t offset, uint8_t value);
+void pci_write16(uint32_t slot, uint32_t offset, uint16_t value);
 uint64_t pci_memory_bar(uint32_t slot, unsigned bar);
 uint16_t pci_io_bar(uint32_t slot, unsigned bar);
 uint32_t pci_capability(uint32_t slot, uint8_t id);
@@ -94,24 +101,27 @@ void pic_eoi(unsigned irq);
 bool pic_is_pending(unsigned irq);
 void pit_start(uint16_t count, bool periodic);
 
+/* crash.c */
+void triple_fault(void);
+
 /* canary.c */
 void canary_leave(struct cpu *cpu, struct frame *frame);
 
 static inline void outb(uint16_t port, uint8_t value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
 static inline void outw(uint16_t port, uint16_t value) { __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port)); }
-static inline uint8_t inb(uint16_t port)
-{
-	uint8_t value;
-
-	__asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
-	return value;
-}
 static inline void outl(uint16_t port, uint32_t value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
 static inline uint32_t inl(uint16_t port)
 {
 	uint32_t value;
 
 	__asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+static inline uint8_t inb(uint16_t port)
+{
+	uint8_t value;
+
+	__asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
 	return value;
 }
 static inline uint64_t rdmsr(uint32_t msr)

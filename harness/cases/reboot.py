@@ -1,0 +1,294 @@
+"""One reboot with all its witnesses, as often as a case wants one.
+
+The guest that works is told to reboot, or its host resets it; what comes back says what it found of the boot before.
+Then it is loaded anew, with another pattern: content of an earlier boot is never right again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+
+from harness.cases.faults import HostFault
+from harness.cases.load import stop_work
+from harness.cases.protected_move import load_and_convert
+from harness.cases.reboot_faults import SPOILING, spoil
+from harness.cases.reboot_outcome import outcome_of
+from harness.cases.reboot_settings import RebootSettings
+from harness.cases.reset_road import until_back
+from harness.cases.stage import CaseOverError, Guest, Stage, read_clock
+from harness.cases.witness import beats_of, beats_on
+from harness.checks import early, kernel_log, reboot_end, reset_calls, stale_lines
+from harness.checks.page_map import RESET, check_after_reset
+from harness.checks.protection_preconditions import check_lines_at_risk
+from harness.guest.early_memory import firmware_scratch, wrong_lines
+from harness.guest.protocol import Ready
+from harness.guest.reboot import BOOT_VCPU, early_report, reboot_guest, spare
+from harness.model.deadline import Deadline
+from harness.model.early import EarlyEvidence, EarlyInterrupt
+from harness.model.errors import DeadlineError, LostError, PreconditionError
+from harness.model.machine import Accel
+from harness.model.memory import PAGE_SIZE
+from harness.model.page_map import PageMap
+from harness.model.reboot import RebootOutcome
+from harness.model.reboot_way import WAYS, RebootWay
+from harness.model.reset import RebootEnd, ResetEvidence
+from harness.vm.reset_observer import ResetObserver, observe_resets
+
+_LAST_WORDS_S = 2.0
+_PENDED = 8
+"""Interrupts that the guest makes pending at its boot vCPU before it reboots with some pending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How one reboot is to be."""
+
+    way: RebootWay
+    vcpu_mask: int = BOOT_VCPU
+    """vCPUs that reboot the machine, all at once."""
+    pend: bool = False
+    """With interrupts pending."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Rebooter:
+    """All reboots of one case."""
+
+    stage: Stage
+    settings: RebootSettings
+    done: int = 0
+    resets: int = 0
+    """How many of them reset the machine."""
+    fresh: PageMap | None = None
+    """The host's list of a boot that nothing came before."""
+    cycles_s: list[float] = field(default_factory=list)
+    """From the order to READY."""
+
+    async def begin(self, guest: Guest) -> None:
+        """Of a guest that has just booted for the first time and has written nothing yet; then load it."""
+        scratch = await asyncio.to_thread(firmware_scratch, guest.vm.ram, guest.layout, guest.description)
+        if scratch:
+            await spare(guest.probe, scratch, deadline=self.stage.deadline)
+        if self.stage.shield:
+            self.fresh = self.stage.shield.of(guest.vm).protection.snapshot().page_map
+        await self.load(guest)
+
+    async def load(self, guest: Guest) -> None:
+        """Fill memory, convert the window, and let the guest work for a while."""
+        await load_and_convert(self.stage, guest, self.settings)
+        if self.stage.shield and self.settings.window_pages:
+            gpa = guest.description.page_gpa(guest.description.managed_pages // 2)
+            size_bytes = self.settings.window_pages * PAGE_SIZE
+            await guest.confidential.convert(gpa, size_bytes, private=False, deadline=self.stage.deadline)
+        await self._work(guest)
+        if self.stage.shield:
+            qmp, deadline = guest.vm.qmp, self.stage.deadline
+            await qmp.execute("stop", deadline=deadline)
+            await asyncio.to_thread(self.stage.shield.time_passes, guest.vm)
+            await qmp.execute("cont", deadline=deadline)
+
+    async def _work(self, guest: Guest) -> None:
+        """Until every vCPU has beaten so often that *work_ms* of the guest's time have passed."""
+        beats = 1 + self.settings.work_ms // 10
+        for _ in range(beats):
+            await beats_on(self.stage, guest, guest.vm, beats_of(guest, guest.vm))
+
+    async def reboot(self, guest: Guest, manner: Manner) -> Guest:
+        """Reboot *guest*, judge what comes back, and load it again.
+
+        Raises CaseOverError when it does not come back, as it may have to, or with damaged memory: the findings tell.
+        """
+        guest = await self.reboot_only(guest, manner)
+        if self.stage.notebook.checks.get(early.MEMORY):
+            raise CaseOverError
+        self.stage.fills += 1
+        await self.load(guest)
+        return guest
+
+    async def reboot_only(self, guest: Guest, manner: Manner) -> Guest:
+        """The same without a new load: memory is as the boot before left it."""
+        self.done += 1
+        self.resets += WAYS[manner.way].resets
+        stage, vm = self.stage, guest.vm
+        stage.step(f"reboot {self.done} by {manner.way}")
+        map_before = stage.shield.of(vm).protection.snapshot().page_map if stage.shield else None
+        await self._apply_faults(guest)
+        deadline = stage.deadline.within(self.settings.boot_s)
+        stage.notebook.has_moved = True
+        started_s, started_at_s = time.monotonic(), time.time()
+        async with AsyncExitStack() as stack:
+            observer = await stack.enter_async_context(
+                observe_resets(vm.pid, vm.qmp, ioctls=vm.spec.accel is Accel.KVM, deadline=deadline)
+            )
+            ready, pended = await self._play(guest, manner, deadline)
+        self.cycles_s.append(time.monotonic() - started_s)
+        self._note_missing(observer)
+        evidence = self._evidence(guest, observer, started_at_s)
+        end = await self._end(guest, ready, evidence, waited_s=self.cycles_s[-1])
+        expected = self._expected(guest)
+        if stage.notebook.judge(reboot_end.CHECK, reboot_end.check_reboot_end(end, expected=expected)) or ready is None:
+            raise CaseOverError
+        vm.rebooted()
+        self._judge_resets(evidence, manner, expected)
+        again = await looked_at(stage, guest)
+        await self.judge_early(guest, again, manner, pended)
+        self._judge_map(again, manner, map_before)
+        return again
+
+    def sum_up(self) -> None:
+        """Timings of all reboots, a note, and whether they have put the flush of caches to the test."""
+        shield = self.stage.shield
+        if shield and shield.settings.caches:
+            found = check_lines_at_risk(shield.lines_at_risk, resets=self.resets)
+            self.stage.notebook.judge("precondition", found)
+        timings, cycles = self.stage.notebook.timings, sorted(self.cycles_s)
+        if cycles:
+            timings["reboot_s"] = cycles[len(cycles) // 2]
+            timings["reboot_slowest_s"] = cycles[-1]
+            self.stage.notebook.notes.append(f"{len(cycles)} reboots, {cycles[len(cycles) // 2]:.3f} s each (median)")
+
+    async def _apply_faults(self, guest: Guest) -> None:
+        """Of hosts that spoil memory over a reboot: nobody may write over it again before it comes."""
+        struck = [fault for fault in SPOILING if self.stage.strikes(fault)]
+        if struck:
+            await stop_work(self.stage, guest)
+            for fault in struck:
+                await asyncio.to_thread(spoil, fault, guest.vm.ram, guest.layout, guest.description)
+
+    async def _play(
+        self, guest: Guest, manner: Manner, deadline: Deadline
+    ) -> tuple[Ready | None, tuple[EarlyInterrupt, ...]]:
+        """Tell the guest, play the host's part. No READY: it did not come back, whyever."""
+        way, since = manner.way, guest.vm.qmp.cursor
+        if WAYS[way].resets and self.stage.strikes(HostFault.RESETS_NOTHING):
+            way = RebootWay.BARE
+        elif way is not RebootWay.HOST and self.stage.strikes(HostFault.RESETS_FIRST):
+            way = RebootWay.HOST
+        try:
+            pended = await reboot_guest(
+                guest.probe, way, vcpu_mask=manner.vcpu_mask, pend=manner.pend, deadline=deadline
+            )
+            return await until_back(self.stage, guest, way, since=since, deadline=deadline), pended
+        except (DeadlineError, LostError):
+            if self.stage.deadline.has_passed:
+                raise
+            return None, ()
+
+    def _note_missing(self, observer: ResetObserver) -> None:
+        """Once for each witness that this host does not let us have; under TCG there is nothing to watch."""
+        notes = self.stage.notebook.notes
+        if self.stage.binaries.accel is Accel.KVM:
+            notes += [why for why in observer.missing if why not in notes]
+
+    def _evidence(self, guest: Guest, observer: ResetObserver, since_s: float) -> ResetEvidence:
+        evidence = observer.evidence()
+        shield = self.stage.shield
+        if shield and (trace := shield.reset_trace(guest.vm, since_s, time.time())):
+            return replace(evidence, trace=trace)
+        return evidence
+
+    async def _end(self, guest: Guest, ready: Ready | None, evidence: ResetEvidence, *, waited_s: float) -> RebootEnd:
+        vm = guest.vm
+        if ready is None and not vm.is_alive:
+            await asyncio.wait({vm.lost}, timeout=_LAST_WORDS_S)
+        shutdowns = [event for event in evidence.events if event.name == "SHUTDOWN"]
+        return RebootEnd(
+            came_back=ready is not None,
+            shutdown=shutdowns[-1] if shutdowns else None,
+            exit="" if vm.is_alive else vm.lost.result().words,
+            last_words=vm.last_words,
+            waited_s=waited_s,
+        )
+
+    def _expected(self, guest: Guest) -> RebootOutcome:
+        vm, technology = guest.vm, self.stage.request.backend
+        return outcome_of(
+            technology, self.settings.protection, has_arrived=vm.is_incoming, qemu=vm.features.major_minor
+        )
+
+    def _judge_resets(self, evidence: ResetEvidence, manner: Manner, expected: RebootOutcome) -> None:
+        notebook = self.stage.notebook
+        notebook.judge(early.EVENTS, early.check_events(evidence, way=manner.way))
+        # Under TCG nothing of the kernel's takes part, and nobody could be told; the platform notes what it plays.
+        if self.stage.binaries.accel is Accel.KVM:
+            notebook.judge(kernel_log.CHECK, kernel_log.check_kernel_log(evidence.kernel_log))
+        if WAYS[manner.way].resets and evidence.trace is not None:
+            found = reset_calls.check_reset_calls(evidence, expected=expected)
+            notebook.judge(reset_calls.CHECK, found)
+
+    async def judge_early(
+        self, before: Guest, guest: Guest, manner: Manner, pended: tuple[EarlyInterrupt, ...]
+    ) -> None:
+        """What the earliest code of *guest* found of the boot that *before* was."""
+        stage, notebook = self.stage, self.stage.notebook
+        report = await early_report(guest.probe, deadline=stage.deadline)
+        seed = stage.pattern_seed
+        lines = await asyncio.to_thread(wrong_lines, report.damages, guest.vm.ram, guest.layout, private_seed=seed)
+        evidence = EarlyEvidence(
+            report=report,
+            boot_id_before=before.description.boot_id,
+            boot_count_before=before.description.boot_count,
+            boot_id=guest.description.boot_id,
+            boot_count=guest.description.boot_count,
+            is_reset=WAYS[manner.way].resets,
+            way=str(manner.way),
+            lines=lines,
+            pended=pended,
+        )
+        managed_pages = before.description.managed_pages
+        notebook.judge(early.MEMORY, early.check_early_memory(evidence, managed_pages=managed_pages))
+        notebook.judge(early.BOOTS, early.check_boots(evidence))
+        notebook.judge(early.INTERRUPTS, early.check_interrupts(evidence))
+        if manner.pend:
+            notebook.judge("precondition", early.check_pended(evidence, at_least=_PENDED))
+        if stage.shield:
+            origins = await asyncio.to_thread(stage.shield.origins, guest.vm, lines)
+            notebook.judge(stale_lines.CHECK, stale_lines.check_stale_lines(origins, role=guest.vm.role))
+        stage.events.emit("guest", "looked", pages=report.pages_checked, bad=report.pages_bad, ticks=report.ticks)
+
+    def _judge_map(self, guest: Guest, manner: Manner, before: PageMap | None) -> None:
+        if self.stage.shield is None or before is None or self.fresh is None:
+            return
+        host = self.stage.shield.of(guest.vm)
+        snapshot = host.protection.snapshot()
+        if is_reset := WAYS[manner.way].resets:
+            # The kernel takes back what an earlier one shared, so only the list right behind the reset can tell.
+            empty = PageMap.all_private(host.addresses.pages)
+            found = check_after_reset(host.addresses, fresh=empty, before=before, after=snapshot.initial)
+            self.stage.notebook.judge(RESET, found)
+        found = check_after_reset(
+            host.addresses, fresh=self.fresh, before=before, after=snapshot.page_map, kexec=not is_reset
+        )
+        self.stage.notebook.judge(RESET, found)
+
+
+async def looked_at(stage: Stage, guest: Guest) -> Guest:
+    """*guest* as it describes itself now."""
+    description = await guest.probe.describe(deadline=stage.deadline)
+    anchor = await read_clock(guest.probe, stage.deadline)
+    again = replace(guest, description=description, anchor=anchor)
+    if not stage.shield:
+        return again
+    return replace(again, cvm_gpa=(await again.confidential.describe(deadline=stage.deadline)).gpa)
+
+
+def drawn_manners(
+    stage: Stage,
+    settings: RebootSettings,
+    *,
+    pend: bool = False,
+    resets_only: bool = False,
+    vcpu_mask: int = BOOT_VCPU,
+) -> list[Manner]:
+    """A manner for each of the case's reboots: all its ways in turn, in an order that the seed draws.
+
+    Raises PreconditionError when the machine has none of the ways that were asked for.
+    """
+    ways = [way for way in settings.ways_on(stage.request.arch) if not (pend or resets_only) or WAYS[way].resets]
+    if not ways:
+        raise PreconditionError(f"a machine of {stage.request.arch} has none of the ways {', '.join(settings.ways)}")
+    stage.seed.rng("ways").shuffle(ways)
+    return [Manner(way=ways[number % len(ways)], pend=pend, vcpu_mask=vcpu_mask) for number in range(settings.times)]

@@ -1,0 +1,100 @@
+/* The ways in which a PC is rebooted, as Linux' arch/x86/kernel/reboot.c knows them, and two devices that help. */
+#include "x86.h"
+#include "confidential.h"
+
+enum { RESET_PORT = 0xcf9, KEYBOARD_COMMAND = 0x64, PULSE_RESET = 0xfe };
+enum { REDHAT = 0x1b36, PVPANIC_PCI = 0x0011, PANICKED = 1 };
+/* Intel 6300ESB (QEMU hw/watchdog/wdt_i6300esb.c, after Intel's data sheet 300641) */
+enum {
+	INTEL = 0x8086, ESB = 0x25ab, ESB_CONFIG = 0x60, ESB_LOCK = 0x68, ESB_TIMER1 = 0x00, ESB_TIMER2 = 0x04, ESB_RELOAD = 0x0c,
+	ESB_COUNTS_MHZ = 1 << 2, ESB_NO_INTERRUPT = 3, ESB_ENABLE = 1 << 1, ESB_UNLOCK_1 = 0x80, ESB_UNLOCK_2 = 0x86, ESB_COUNTS = 500,
+};
+
+static bool has_device(uint16_t vendor, uint16_t device)
+{
+	uint32_t slot;
+
+	return pci_find(vendor, device, &slot);
+}
+
+bool arch_can_reboot(uint32_t way)
+{
+	switch (way) {
+	case REBOOT_ACPI:
+		return tables.reset_port;
+	case REBOOT_WATCHDOG:
+		return has_device(INTEL, ESB);
+	case REBOOT_PANIC:
+		return has_device(REDHAT, PVPANIC_PCI);
+	case REBOOT_PSCI:
+		return false;
+	default:
+		return way < REBOOT_WAYS;
+	}
+}
+
+static void write_unlocked(uint64_t bar, uint32_t offset, uint32_t value)
+{
+	*(volatile uint16_t *)(bar + ESB_RELOAD) = ESB_UNLOCK_1;
+	*(volatile uint16_t *)(bar + ESB_RELOAD) = ESB_UNLOCK_2;
+	*(volatile uint32_t *)(bar + offset) = value;
+}
+
+/* Nobody feeds it: after both of its stages, a millisecond, it resets the machine. */
+static void starve_watchdog(void)
+{
+	uint32_t slot;
+	uint64_t bar;
+
+	if (!pci_find(INTEL, ESB, &slot))
+		return;
+	bar = pci_memory_bar(slot, 0);
+	pci_write16(slot, ESB_CONFIG, ESB_COUNTS_MHZ | ESB_NO_INTERRUPT);
+	write_unlocked(bar, ESB_TIMER1, ESB_COUNTS);
+	write_unlocked(bar, ESB_TIMER2, ESB_COUNTS);
+	pci_write8(slot, ESB_LOCK, ESB_ENABLE);
+}
+
+static void tell_panic(void)
+{
+	uint32_t slot;
+
+	if (pci_find(REDHAT, PVPANIC_PCI, &slot))
+		*(volatile uint8_t *)pci_memory_bar(slot, 0) = PANICKED;
+}
+
+static void reset_by_acpi(void)
+{
+	outb(tables.reset_port, tables.reset_value);
+}
+
+void arch_reboot(uint32_t way)
+{
+	switch (way) {
+	case REBOOT_RESET_PORT:
+		outb(RESET_PORT, 0x02);
+		outb(RESET_PORT, 0x06);
+		break;
+	case REBOOT_KEYBOARD:
+		outb(KEYBOARD_COMMAND, PULSE_RESET);
+		break;
+	case REBOOT_ACPI:
+		reset_by_acpi();
+		break;
+	case REBOOT_TRIPLE_FAULT:
+		triple_fault();
+		break;
+	case REBOOT_WATCHDOG:
+		starve_watchdog();
+		break;
+	case REBOOT_PANIC:
+		tell_panic();
+		break;
+	case REBOOT_BARE:
+		/* A boot to everybody but the hardware, of which nothing was reset. */
+		arch_kexec();
+		break;
+	default:
+		break;
+	}
+}
