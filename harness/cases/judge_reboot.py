@@ -68,7 +68,7 @@ async def judge_early(
     notebook.judge(early.INTERRUPTS, early.check_interrupts(evidence))
     if manner.pend:
         notebook.judge("precondition", early.check_pended(evidence, at_least=_PENDED))
-    if stage.shield and lines:
+    if stage.shield:
         origins = await asyncio.to_thread(stage.shield.origins, guest.vm, lines)
         notebook.judge(stale_lines.CHECK, stale_lines.check_stale_lines(origins, role=guest.vm.role))
     stage.events.emit("guest", "looked", pages=report.pages_checked, bad=report.pages_bad, ticks=report.ticks)

@@ -22,6 +22,7 @@ from harness.cases.reset_road import until_back
 from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.cases.witness import beats_of, beats_on
 from harness.checks import early, reboot_end
+from harness.checks.protection_preconditions import check_lines_at_risk
 from harness.guest.early_memory import firmware_scratch
 from harness.guest.protocol import Ready
 from harness.guest.reboot import BOOT_VCPU, reboot_guest, spare
@@ -48,6 +49,8 @@ class Rebooter:
     stage: Stage
     settings: RebootSettings
     done: int = 0
+    resets: int = 0
+    """How many of them reset the machine."""
     fresh: PageMap | None = None
     """The host's list of a boot that nothing came before."""
     cycles_s: list[float] = field(default_factory=list)
@@ -97,6 +100,7 @@ class Rebooter:
     async def reboot_only(self, guest: Guest, manner: Manner) -> Guest:
         """The same without a new load: memory is as the boot before left it."""
         self.done += 1
+        self.resets += WAYS[manner.way].resets
         stage, vm = self.stage, guest.vm
         stage.step(f"reboot {self.done} by {manner.way}")
         map_before = stage.shield.of(vm).protection.snapshot().page_map if stage.shield else None
@@ -125,7 +129,11 @@ class Rebooter:
         return again
 
     def sum_up(self) -> None:
-        """Timings of all reboots, and a note."""
+        """Timings of all reboots, a note, and whether they have put the flush of caches to the test."""
+        shield = self.stage.shield
+        if shield and shield.settings.caches:
+            found = check_lines_at_risk(shield.lines_at_risk, resets=self.resets)
+            self.stage.notebook.judge("precondition", found)
         timings, cycles = self.stage.notebook.timings, sorted(self.cycles_s)
         if cycles:
             timings["reboot_s"] = cycles[len(cycles) // 2]

@@ -56,6 +56,8 @@ class Shield:
     seed: Seed
     plays_resets: bool = False
     """What KVM and QEMU do around a reset is played, and what caches do meanwhile; see cases/reset_road.py."""
+    lines_at_risk: int = 0
+    """Lines that were dirty in another view when some VM was reset, and so were kept by the host's flush only."""
     _hosts: dict[str, Shielded] = field(default_factory=dict)
 
     def has(self, fault: SoftFault) -> bool:
@@ -109,7 +111,9 @@ class Shield:
         What the host's kernel holds of its vCPUs now; empty where their state is not protected.
         """
         protection = self.of(vm).protection
+        before = protection.lines_at_risk
         protection.reset_ends()
+        self.lines_at_risk += protection.lines_at_risk - before
         return protection.vcpus_at_reset()
 
     def time_passes(self, vm: Vm) -> None:

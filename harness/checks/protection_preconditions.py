@@ -78,6 +78,14 @@ def check_session_was_open(packets: int) -> tuple[Finding, ...]:
     return (_unmet("no-session", "source", "the attempt ended before its first packet, so no session was open"),)
 
 
+def check_lines_at_risk(lines: int, *, resets: int) -> tuple[Finding, ...]:
+    """Caches held dirty *lines* of another view at some of the *resets*: their flush was put to the test."""
+    if lines or not resets:
+        return ()
+    detail = f"no line was dirty in another view at any of {resets} resets: without a flush nothing would have shown"
+    return (_unmet("nothing-at-risk", "caches", detail),)
+
+
 def _unmet(kind: str, where: str, detail: str) -> Finding:
     return Finding(
         check=CHECK,

@@ -40,6 +40,8 @@ class VmCaches:
         self.private = LineView(asid)
         self.hurt: Counter[LineView] = Counter()
         """Lines whose content was changed by a write-back, by the view that they came from: whether a fault struck."""
+        self.at_risk = 0
+        """Lines seen dirty in another view when a reset came: without its flush they would hurt. There may be more."""
         self._engine = MemoryEngine()
         self._engine.load(self.private, key)
         self._seen_views = [self.private]
@@ -74,6 +76,7 @@ class VmCaches:
 
     def reset(self) -> None:
         """POST_SYSTEM_RESET: everything is flushed, and all memory is private again. The VM must not run."""
+        self.at_risk += self._caches.dirty_lines - len(self._caches.dirty_of(self.private))
         self._note(self._flush.everything())
         self._caches.use(self.private)
 

@@ -189,6 +189,12 @@ class VmProtection:
             return self._caches.origins(lines, found, private=private, known=known) if self._caches else ()
 
     @property
+    def lines_at_risk(self) -> int:
+        """Lines that the flushes of this VM's resets have kept from harm: what a clean reboot has shown."""
+        with self._lock:
+            return self._caches.at_risk if self._caches else 0
+
+    @property
     def hurt_lines(self) -> int:
         """How many lines a write-back has changed: whether a fault of the caches found a target, never a verdict."""
         with self._lock:
