@@ -12,6 +12,7 @@ MODULES = (
     "cvm_cases",
     "reboot_cases",
     "interrupts.x86_cases",
+    "interrupts.storm_case",
     "interrupts.arm_cases",
     "replay",
 )

@@ -21,6 +21,7 @@ from harness.cases.shield import Shield
 from harness.cases.stage import Binaries, CaseOverError, Stage
 from harness.checks.precondition import check_fault_applied, check_fault_seen
 from harness.confidential.backend import find_backend
+from harness.hosts.busy import busy_now
 from harness.model.deadline import Deadline
 from harness.model.errors import (
     BlockedError,
@@ -111,9 +112,11 @@ async def _play(request: Request, folder: CaseFolder, notebook: Notebook, events
     except CaseOverError:
         return _judged(notebook, None)
     except TimeoutError:
-        late = _Outcome(Verdict.ERROR, f"the deadline of {request.settings.deadline_s:g} s passed")
+        late = _Outcome(Verdict.ERROR, f"the deadline of {request.settings.deadline_s:g} s passed", busy_now())
         return _judged(notebook, late)
     except HarnessError as trouble:
+        if isinstance(trouble, DeadlineError | TooSlowError):
+            trouble.hint = "; ".join(filter(None, (busy_now(), trouble.hint)))
         return _judged(notebook, _of_trouble(trouble, notebook))
     except Exception as bug:  # noqa: BLE001 - a bug of ours must end as a verdict, with its traceback kept
         folder.write("traceback.txt", traceback.format_exc())
@@ -225,6 +228,7 @@ def _result(request: Request, folder: CaseFolder, notebook: Notebook, outcome: _
         heat=notebook.heat,
         map_strips=tuple(notebook.map_strips),
         sessions=tuple(notebook.sessions),
+        interrupts=tuple(notebook.interrupts),
     )
 
 

@@ -15,9 +15,10 @@ from harness.cases.heat import heat_of
 from harness.cases.map_witness import cvm_page_of, in_flight_pages
 from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.cases.wire import Wire
-from harness.checks.device_state import VOLATILE, VolatileField, check_device_state
+from harness.checks.device_state import VOLATILE, check_device_state
 from harness.checks.memory import HOST, check_host_memory
 from harness.checks.pulse import ONE_RUNS, SAME_BOOT, check_clocks, check_pulse
+from harness.checks.volatile import VolatileField
 from harness.guest.confidential import SHARED_SEED
 from harness.guest.diagnosis import diagnose_page
 from harness.guest.heartbeat import read_heartbeat

@@ -6,32 +6,18 @@ of the guest, so every field has to be the same but those that the table below n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
+from harness.checks.due_timers import due_timers
+from harness.checks.volatile import VolatileField
 from harness.model.device_state import Device, DeviceField, DeviceState
 from harness.model.errors import PreconditionError
 from harness.model.verdict import Finding
 
 CHECK = "state/devices"
 SHOWN_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolatileField:
-    """A field that may differ although nothing is wrong."""
-
-    device: str
-    """Glob over labels (``mc146818rtc/*``)."""
-    field: str
-    """Glob over field paths."""
-    reason: str
-    bits: Mapping[int, int] | None = None
-    """Byte index -> mask of the bits that may differ, nothing else; None: the whole field."""
-    when_sent: str = ""
-    """Only where this subsection of the device was sent; empty: always."""
 
 
 RTC_TIME_BITS = MappingProxyType(dict.fromkeys((0, 2, 4, 6, 7, 8, 9, 0x32), 0xFF))
@@ -116,6 +102,7 @@ def check_device_state(
     for state, side in ((before, "the source"), (after, "the destination")):
         if not state.devices:
             raise PreconditionError(f"no device of {side} can be compared: {state.note or 'the stream has none'}")
+    volatile = (*volatile, *due_timers(before))
     others = {device.label: device for device in after.devices}
     labels = {device.label for device in before.devices}
     findings: list[Finding] = []

@@ -103,7 +103,7 @@ class InterruptProbe:
         await self._probe.request(Command(code), b"".join(map(_U32.pack, words)), deadline=deadline)
 
     async def await_pending(self, ids: Sequence[int], *, deadline: Deadline) -> frozenset[int]:
-        """Wait, in the guest and two seconds at most, until its controllers show *ids* as pending; which they show."""
+        """Wait, in the guest and ten seconds at most, until its controllers show *ids* as pending; which they show."""
         found: set[int] = set()
         for start in range(0, len(ids), MAX_LISTED):
             some = ids[start : start + MAX_LISTED]
@@ -113,12 +113,8 @@ class InterruptProbe:
             found |= {source_id for source_id, flag in zip(some, flags, strict=True) if flag}
         return frozenset(found)
 
-    async def use_x2apic(self, *, deadline: Deadline) -> None:
-        """Change the local APICs of a PC over to x2APIC mode. ProtocolError where the processor has none."""
-        await self._probe.request(Command.IRQ_X2APIC, b"", deadline=deadline)
-
     async def drain(self, *, deadline: Deadline) -> int:
-        """Wait, in the guest and two seconds at most, until its controllers hold no source; how many are left."""
+        """Wait, in the guest and ten seconds at most, until its controllers hold no source; how many are left."""
         return int(_U32.unpack(await self._probe.request(Command.IRQ_DRAIN, b"", deadline=deadline))[0])
 
 

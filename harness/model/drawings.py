@@ -1,7 +1,7 @@
-"""What the report draws of a protected move: the page map as a strip, the session as a sequence. Plain values only.
+"""What the report draws: the page map as a strip, the session as a sequence, interrupts as lanes. Plain values only.
 
-map_strip.py and session_sequence.py make them from evidence. They stand here because results are read and listed by
-commands that need no numpy.
+map_strip.py, session_sequence.py and interrupt_timeline.py make them from evidence. They stand here because results are
+read and listed by commands that need no numpy.
 """
 
 from __future__ import annotations
@@ -85,3 +85,55 @@ class SessionSequence:
     """How it ended: completed, failed, cancelled."""
     steps: tuple[SequenceStep, ...]
     steps_left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessCell:
+    """What one witness saw of one source when the machine stood still."""
+
+    held: str
+    """Where its interrupt was, in words; empty when it was nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterruptLane:
+    """One source. Times are seconds since the source machine stopped, negative before."""
+
+    label: str
+    before_s: tuple[float, ...]
+    """Raised while the source ran."""
+    between_s: tuple[float, ...]
+    """Raised while nothing ran."""
+    after_s: tuple[float, ...]
+    """Raised while the destination ran."""
+    taken_s: tuple[float, ...]
+    """Logged by the guest at the source."""
+    delivered_s: tuple[float, ...]
+    """Logged by the guest at the destination."""
+    cells: tuple[WitnessCell, ...]
+    is_queued: bool
+    """The device still had it when the source had stopped."""
+    lost: int
+    doubled: int
+    strays: int
+    """Received by a vCPU that it was not for."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether something is wrong with it."""
+        return bool(self.lost or self.doubled or self.strays or len({cell.held for cell in self.cells[1:]}) > 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterruptTimeline:
+    """The interrupts of one move."""
+
+    title: str
+    lanes: tuple[InterruptLane, ...]
+    witnesses: tuple[str, ...]
+    loaded_s: float
+    running_s: float
+    """When the destination was loaded and let go, since the source stopped."""
+    raised: int
+    received: int
+    lanes_left_out: int = 0

@@ -100,6 +100,8 @@ class MachineSpec:
     """A third serial port on which a protected guest calls its host."""
     interrupt_vectors: int = 0
     """MSI-X vectors of a device that the harness plays (ivshmem-doorbell); 0: the machine has none."""
+    traces: tuple[str, ...] = ()
+    """Trace events that QEMU writes down (its log backend)."""
     firmware: str = ""
     """Value of ``-bios``; empty is the machine type's own. ``qboot.rom`` is 25 ms faster than SeaBIOS."""
     uuid: str = ""
@@ -168,3 +170,5 @@ class FdPlan:
     """Socket of COM3: what a protected guest asks its host. Only where the machine has that port."""
     interrupts: int = 8
     """Socket of the ivshmem server. Only where the machine has that device."""
+    trace: int = 9
+    """A memfd for trace events. Only where some are traced."""

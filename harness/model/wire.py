@@ -36,12 +36,21 @@ class WireFaultName(StrEnum):
     IRQ_DROP_NMI = "irq-drop-nmi"
     IRQ_DISARM_TIMER = "irq-disarm-timer"
     IRQ_WAKE_HALTED = "irq-wake-halted"
+    IRQ_LATE_CONTROLLER = "irq-late-controller"
     LPI_CLEAR = "irq-lpi-clear-pending"
     LPI_WRONG_VCPU = "irq-lpi-wrong-vcpu"
     LPI_STALE = "irq-lpi-stale"
+    ITS_WRONG_COLLECTION = "irq-its-wrong-collection"
 
 
-TABLE_FAULTS = frozenset({WireFaultName.LPI_CLEAR, WireFaultName.LPI_WRONG_VCPU, WireFaultName.LPI_STALE})
+TABLE_FAULTS = frozenset(
+    {
+        WireFaultName.LPI_CLEAR,
+        WireFaultName.LPI_WRONG_VCPU,
+        WireFaultName.LPI_STALE,
+        WireFaultName.ITS_WRONG_COLLECTION,
+    }
+)
 """Those that change bits of tables in guest memory, which whoever switches them on has found."""
 
 

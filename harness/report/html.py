@@ -26,6 +26,7 @@ from harness.report.document import json_document
 from harness.report.events import plain
 from harness.report.figures import number, one_line, size, unit_of
 from harness.report.heatmap import CELL, heat_map
+from harness.report.interrupts import draw_interrupts
 from harness.report.load import load_run
 from harness.report.logs import artefacts, logs
 from harness.report.losses import tell
@@ -72,7 +73,7 @@ class Hop:
 
 def warm_up() -> None:
     """Import and compile what the first page needs (80 ms). Worth a thread while a guest boots."""
-    for name in ("case.html", "timeline.html", "heatmap.html", "strip.html", "sequence.html"):
+    for name in ("case.html", "timeline.html", "heatmap.html", "strip.html", "sequence.html", "interrupts.html"):
         _environment().get_template(name)
 
 
@@ -89,6 +90,7 @@ def render_case(result: CaseResult, folder: Path) -> str:
             cell=CELL,
             map_strips=_ends(result.map_strips, draw_strip),
             sessions=_ends(result.sessions, draw_sequence),
+            interrupts=_ends(result.interrupts, draw_interrupts),
             headlines=[name for name in _HEADLINES if name in result.timings],
             findings=result.findings[:_FINDINGS_SHOWN],
             findings_left_out=max(0, len(result.findings) - _FINDINGS_SHOWN),

@@ -45,6 +45,7 @@ def command_line(spec: MachineSpec, binary: Knows, *, name: str, incoming: bool,
         *(_interrupts(spec, fds) if spec.interrupt_vectors else ()),
         *_payload(spec),
         *(word for device in spec.devices for word in ("-device", device)),
+        *_traces(spec, fds),
         *("-S", *(("-incoming", "defer") if incoming else ())),
         *spec.extra_args,
     )
@@ -111,6 +112,11 @@ def _interrupts(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
     # Only a master can migrate. A fixed slot keeps its stream's name.
     device = f"ivshmem-doorbell,chardev=interrupts,vectors={spec.interrupt_vectors},master=on,addr=0x10"
     return ("-chardev", f"socket,id=interrupts,fd={fds.interrupts}", "-device", device)
+
+
+def _traces(spec: MachineSpec, fds: FdPlan) -> tuple[str, ...]:
+    words = tuple(word for event in spec.traces for word in ("-trace", event))
+    return ("-D", f"/proc/self/fd/{fds.trace}", *words) if words else ()
 
 
 def _payload(spec: MachineSpec) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from harness.vm.keeper import Keeper
 from harness.vm.process import Exit, Process
 from harness.vm.qmp import QmpSession
 from harness.vm.ram import SharedRam
+from harness.vm.trace import TraceLog
 from harness.vm.vm_files import VmFiles, write_command
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ class Vm:
         self._channel: Channel | None = None
         self._hypercalls: socket.socket | None = None
         self._doorbell: Doorbell | None = None
+        self._trace: TraceLog | None = None
         self._populating: asyncio.Future[None] | None = None
         self._is_closing = False
         self._boots_since = 0
@@ -113,6 +115,12 @@ class Vm:
         """The device that the harness plays, for a machine that has it. Closed with the VM."""
         assert self._doorbell is not None
         return self._doorbell
+
+    @property
+    def trace(self) -> TraceLog:
+        """What QEMU traces, for a machine that is traced. Closed with the VM."""
+        assert self._trace is not None
+        return self._trace
 
     @property
     def lost(self) -> asyncio.Future[Exit]:
@@ -267,8 +275,9 @@ class Vm:
                 self._channel[1].close()
             if self._hypercalls:
                 self._hypercalls.close()
-            if self._doorbell:
-                self._doorbell.close()
+            for given in (self._doorbell, self._trace):
+                if given:
+                    given.close()
             self._files.close()
 
 
@@ -321,10 +330,13 @@ def _launch(
         doorbell = undo.enter_context(closing(Doorbell(spec.interrupt_vectors))) if spec.interrupt_vectors else None
         if doorbell:
             inherit[FDS.interrupts] = handed_over.enter_context(doorbell.theirs).fileno()
+        trace = undo.enter_context(closing(TraceLog())) if spec.traces else None
+        if trace:
+            inherit[FDS.trace] = trace.fd
         process = Process(argv, inherit=inherit, log=files.stderr)
         undo.pop_all()
     vm = Vm(name=name, role=role, spec=spec, features=features, argv=argv, ram=ram, process=process, files=files)
-    vm._doorbell = doorbell  # noqa: SLF001 - the other half of this constructor
+    vm._doorbell, vm._trace = doorbell, trace  # noqa: SLF001 - the other half of this constructor
     return vm, _Sockets(*ours)
 
 

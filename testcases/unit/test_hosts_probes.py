@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.hosts.busy import busy_words
 from harness.hosts.capability import Capability
 from harness.hosts.confidential_probe import probe_confidential
 from harness.hosts.gic_probe import probe_gicv4_1
@@ -138,3 +139,9 @@ def test_gicv4_1_is_for_arm(tmp_path: Path) -> None:
     assert "boot with" in probe_gicv4_1(tmp_path, "aarch64").remedy
     asked = tree(tmp_path, proc__cmdline="kvm-arm.vgic_v4_enable=1")
     assert "kernel's log" in probe_gicv4_1(asked, "aarch64").remedy
+
+
+@pytest.mark.parametrize(("load", "processors", "words"), [(6.0, 2, ""), (27.2, 2, "load 27 on 2"), (27.2, 16, "")])
+def test_a_busy_host_is_told(load: float, processors: int, words: str) -> None:
+    assert (words in busy_words(load, processors)) is True
+    assert bool(busy_words(load, processors)) is bool(words)

@@ -113,3 +113,48 @@ def test_a_transmitter_that_waited_for_its_host_may_have_gone_on() -> None:
     wrong = device("serial", number("state.lsr", 0x60), number("state.ier", 2))
     assert kinds(state(waiting), state(wrong)) == [("changed", "serial/0 state.ier")]
     assert kinds(state(gone_on), state(waiting))[0] == ("extra", f"serial/0 {tsr}")
+
+
+def arm(vcpus: int, *, due: bool, fired: bool, line: int = 27) -> DeviceState:
+    """A machine whose virtual timers are armed; *due*: their time is over, *fired*: the destination has seen it."""
+    now_ns, expiry_ns = 5000, 4000 if due else 6000
+    levels = [
+        number("cpu.level" if vcpus == 1 else f"cpu[{vcpu}].level", 1 << line if fired else 0) for vcpu in range(vcpus)
+    ]
+    return DeviceState(
+        machine="virt-7.2",
+        devices=(
+            device("arm_gicv3", *levels),
+            device("timer", number("cpu_clock_offset", now_ns)),
+            *(
+                Device(
+                    name="cpu",
+                    instance_id=vcpu,
+                    vmsd="cpu",
+                    version=1,
+                    fields=(
+                        number("gt_timer[1]", 0x7FFF_FFFF if fired else expiry_ns),
+                        field("cpreg.s3_3_c14_c3_1", bytes(7) + bytes([5 if fired else 1])),
+                        number("cpu/irq-line-state:env.irq_line_state", 2 if fired else 0),
+                    ),
+                )
+                for vcpu in range(vcpus)
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_a_timer_that_was_due_may_fire_while_it_loads(vcpus: int) -> None:
+    assert check_device_state(arm(vcpus, due=True, fired=False), arm(vcpus, due=True, fired=True)) == ()
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_a_timer_that_was_not_due_may_not(vcpus: int) -> None:
+    found = kinds(arm(vcpus, due=False, fired=False), arm(vcpus, due=False, fired=True))
+    assert len(found) == 4 * vcpus
+
+
+def test_a_timer_that_was_due_explains_its_own_line_and_no_other() -> None:
+    found = kinds(arm(2, due=True, fired=False), arm(2, due=True, fired=True, line=5))
+    assert found == [("changed", "arm_gicv3/0 cpu[0].level"), ("changed", "arm_gicv3/0 cpu[1].level")]

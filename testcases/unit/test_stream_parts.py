@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -190,9 +191,10 @@ def test_xbzrle_damage(delta: bytes) -> None:
 
 
 def batch(block: str, indexes: list[int], flag: int = FLAG_PAGE) -> RamPages:
-    words = [index * PAGE_SIZE | flag for index in indexes]
+    words = np.array([index * PAGE_SIZE | flag for index in indexes], dtype=np.uint64)
+    starts = np.zeros(len(words), dtype=np.intp)
     return RamPages(
-        block=block, buffer=memoryview(b""), words=words, starts=[0] * len(words), end=0, offset=0, page_size=PAGE_SIZE
+        block=block, buffer=memoryview(b""), words=words, starts=starts, end=0, offset=0, page_size=PAGE_SIZE
     )
 
 

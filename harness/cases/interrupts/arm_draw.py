@@ -15,6 +15,7 @@ SOFTWARE_SPIS = range(210, 288)
 """INTIDs of virt's distributor that no device is wired to (QEMU hw/arm/virt.c, a15irqmap; 256 SPIs)."""
 SOFTWARE_PPI = 21
 ITS_DEVICES, EVENTS_OF_A_DEVICE = 3, 32
+_SHARE_OFF = 0.6
 
 
 class Draw:
@@ -32,12 +33,15 @@ class Draw:
         self._spis = iter(rng.sample(SOFTWARE_SPIS, k=len(SOFTWARE_SPIS)))
         self._next_vcpu = rng.randrange(vcpus)
 
-    def holds(self) -> tuple[HoldPlan, ...]:
-        """Each vCPU is held by PSTATE, by PMR, or not at all; never none of them."""
-        kinds: list[Hold | None] = [Hold.OFF, Hold.PRIORITY, None]
+    def holds(self, *, everyone: bool = False) -> tuple[HoldPlan, ...]:
+        """Each vCPU is held by PSTATE, by PMR, or, unless it is *everyone*, not at all; one of them is held at least.
+
+        One by PSTATE at most: it cannot sleep, and takes a whole processor of the host.
+        """
+        kinds: list[Hold | None] = [Hold.PRIORITY] if everyone else [Hold.PRIORITY, None]
         drawn = [self._rng.choice(kinds) for _ in range(self._vcpus)]
-        if not any(drawn):
-            drawn[self._rng.randrange(self._vcpus)] = self.kind()
+        if self._rng.random() < _SHARE_OFF or not any(drawn):
+            drawn[self._rng.randrange(self._vcpus)] = Hold.OFF
         return tuple(
             HoldPlan(kind=kind, vcpu_mask=1 << vcpu, argument=self.mask) for vcpu, kind in enumerate(drawn) if kind
         )
@@ -46,10 +50,6 @@ class Draw:
         """The vCPUs that *holds* leave alone."""
         held = sum(hold.vcpu_mask for hold in holds)
         return tuple(vcpu for vcpu in range(self._vcpus) if not held >> vcpu & 1)
-
-    def kind(self) -> Hold:
-        """PSTATE or PMR."""
-        return self._rng.choice((Hold.OFF, Hold.PRIORITY))
 
     def another(self, vcpu: int) -> int:
         """Another vCPU, where there is one."""

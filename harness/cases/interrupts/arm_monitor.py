@@ -7,10 +7,21 @@ from collections.abc import Sequence
 from harness.cases.stage import Guest
 from harness.migration.stream import gic_interrupts
 from harness.migration.stream.gic_interrupts import SEES, held_in_registers, held_in_tables
-from harness.migration.stream.gic_state import ENABLE_LPIS, LOCAL_INTIDS, VALID, GicState, Its, Redistributor, tables_at
+from harness.migration.stream.gic_state import (
+    ENABLE_LPIS,
+    LOCAL_INTIDS,
+    VALID,
+    GicState,
+    Its,
+    Redistributor,
+    read_gic,
+    tables_at,
+)
+from harness.migration.stream.gic_tables import translations
 from harness.model.deadline import Deadline
 from harness.model.device_state import DeviceState
 from harness.model.interrupts import Held, Sighting, Source
+from harness.model.translation import Translation
 from harness.vm.monitor_gic import GicView, RedistributorView, look_at_gic
 
 _AFFINITY_0 = 0xFF
@@ -43,6 +54,12 @@ async def look_at_source(guest: Guest, sources: Sequence[Source], deadline: Dead
 def held_in_memory(state: DeviceState, guest: Guest, sources: Sequence[Source]) -> frozenset[Held]:
     """LPIs that are pending in the memory of *guest*, in the tables that *state* names."""
     return gic_interrupts.held_in_memory(state, Reader(guest), sources)
+
+
+def translations_of(state: DeviceState, guest: Guest) -> frozenset[Translation]:
+    """What the ITS of *state* makes of events, by its tables in the memory of *guest*."""
+    gic = read_gic(state)
+    return translations(gic.its, Reader(guest)) if gic and gic.its else frozenset()
 
 
 def state_of(view: GicView) -> GicState:

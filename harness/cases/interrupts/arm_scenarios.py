@@ -27,6 +27,7 @@ def lpis(rng: Random, vcpus: int) -> Scenario:
     by_configuration = draw.unheld(holds)
     before = [*draw.doorbells(16, masked_on=by_configuration), *draw.its_lpis(16, masked_on=by_configuration)]
     stopped, loaded, running = draw.doorbells(4), draw.doorbells(2), [*draw.doorbells(2), *draw.its_lpis(2)]
+    taken = draw.doorbells(2)
     moved = {source.id: draw.another(source.vcpu) for source in rng.sample(before, k=3)} if vcpus > 1 else {}
     # An LPI that nothing else holds must keep its configuration's mask, and stay off vCPUs that others hold.
     moved = {
@@ -35,7 +36,8 @@ def lpis(rng: Random, vcpus: int) -> Scenario:
         if source.id in moved and (source.flags & SourceFlag.MASKED or moved[source.id] not in by_configuration)
     }
     return Scenario(
-        sources=(*before, *stopped, *loaded, *running),
+        sources=(*taken, *before, *stopped, *loaded, *running),
+        taken=tuple(source.id for source in taken),
         holds=holds,
         raised={
             Moment.BEFORE: draw.shuffled(before),
@@ -53,7 +55,7 @@ def lpis(rng: Random, vcpus: int) -> Scenario:
 def moved_lpis(rng: Random, vcpus: int) -> Scenario:
     """The scenario of ``irq/lpi-moved``."""
     draw = Draw(rng, vcpus)
-    holds = tuple(HoldPlan(kind=draw.kind(), vcpu_mask=1 << vcpu, argument=draw.mask) for vcpu in range(vcpus))
+    holds = draw.holds(everyone=True)
     before = [*draw.doorbells(12), *draw.its_lpis(12)]
     queued = draw.its_lpis(4)
     running = draw.its_lpis(2)
@@ -198,23 +200,23 @@ def forwarded_lpis(rng: Random, vcpus: int) -> Scenario:
 def reset_lpis(rng: Random, vcpus: int) -> Scenario:
     """The scenario of ``irq/gic-reset``."""
     draw = Draw(rng, vcpus)
-    holds = tuple(HoldPlan(kind=draw.kind(), vcpu_mask=1 << vcpu, argument=draw.mask) for vcpu in range(vcpus))
+    holds = draw.holds(everyone=True)
     before = [*draw.doorbells(16), *draw.its_lpis(16)]
     off = rng.randrange(vcpus)
-    forgotten = draw.another(off)
+    forgotten = draw.another(off) if vcpus > 1 else None
     retired = frozenset(source.id for source in before if source.vcpu == forgotten)
     running = [source for source in draw.its_lpis(vcpus) if source.vcpu != off]
-    masks = {vcpu: 1 << vcpu for vcpu in (off, forgotten)}
+    reset = 0 if forgotten is None else 1 << forgotten
     return Scenario(
         sources=(*before, *running),
         holds=holds,
         raised={Moment.BEFORE: draw.shuffled(before), Moment.RUNNING: draw.shuffled(running)},
         planned=held_of(before, At.PENDING),
         prepared=(
-            Step(code=Command.LPI_SWITCH, words=(_LPIS_OFF, masks[off])),
-            Step(code=Command.LPI_SWITCH, words=(_LPIS_FORGOTTEN, masks[forgotten])),
-            Step(code=Command.LPI_SWITCH, words=(_LPIS_ON, masks[forgotten])),
+            Step(code=Command.LPI_SWITCH, words=(_LPIS_OFF, 1 << off)),
+            Step(code=Command.LPI_SWITCH, words=(_LPIS_FORGOTTEN, reset)),
+            Step(code=Command.LPI_SWITCH, words=(_LPIS_ON, reset)),
         ),
         retired=retired,
-        arrived=(Step(code=Command.LPI_SWITCH, words=(_LPIS_ON, masks[off])),),
+        arrived=(Step(code=Command.LPI_SWITCH, words=(_LPIS_ON, 1 << off)),),
     )

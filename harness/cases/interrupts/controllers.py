@@ -14,6 +14,7 @@ from harness.model.deadline import Deadline
 from harness.model.device_state import DeviceState
 from harness.model.interrupts import At, Held, Sighting, Source
 from harness.model.machine import Arch
+from harness.model.translation import Translation
 
 Look = Callable[[Guest, Sequence[Source], Deadline], Awaitable[Sighting]]
 """Looks at a stopped guest; the sighting is the host's."""
@@ -29,6 +30,8 @@ class Controllers:
     at_source: Look
     in_memory: Callable[[DeviceState, Guest, Sequence[Source]], frozenset[Held]] | None = None
     """What guest memory tells, where the controller keeps some of its state there: tables that the devices name."""
+    translations: Callable[[DeviceState, Guest], frozenset[Translation]] | None = None
+    """What a translation service in guest memory makes of devices' events; None where there is none."""
     descending: bool = False
     """Whether a larger number is served first."""
 
@@ -43,6 +46,7 @@ CONTROLLERS: Mapping[Arch, Controllers] = MappingProxyType(
             sees=gic_interrupts.SEES,
             at_source=arm_monitor.look_at_source,
             in_memory=arm_monitor.held_in_memory,
+            translations=arm_monitor.translations_of,
         ),
     }
 )

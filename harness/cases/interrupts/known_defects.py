@@ -34,7 +34,7 @@ SPI_OF_ANOTHER = KnownDefect(
 
 RESIDENT_VLPI = KnownDefect(
     check="irq/exactly-once",
-    kinds=frozenset({"lost"}),
+    kinds=frozenset({"lost", "stuck"}),
     versions=("7.2", "10.0"),
     why="QEMU: arm_gicv3_post_load (hw/intc/arm_gicv3.c) looks for pending LPIs, and for no virtual ones "
     "(gicv3_redist_update_vlpi_only), so those of a resident vPE wait until it is made resident anew",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from harness.cases.interrupts.arm_monitor import Reader, state_of
 from harness.cases.stage import Guest, Stage
 from harness.migration.stream.gic_state import GicState, LpiTables
-from harness.migration.stream.gic_tables import ReadMemory, pending_lpis, translations, vpe_tables
+from harness.migration.stream.gic_tables import ReadMemory, collection_gpa, pending_lpis, translations, vpe_tables
 from harness.model.machine import Arch
 from harness.model.memory import PAGE_SIZE
 from harness.model.wire import TABLE_FAULTS, TableBit, WireFault
@@ -20,16 +20,29 @@ async def aim_at_tables(stage: Stage, guest: Guest, fault: WireFault) -> WireFau
     if fault.name not in TABLE_FAULTS or guest.vm.spec.arch is not Arch.AARCH64:
         return fault
     gic, read = state_of(await look_at_gic(guest.vm, (), deadline=stage.deadline)), Reader(guest)
-    found = sorted(_candidates(fault.name, gic, read))
+    wrong = fault.name is Name.ITS_WRONG_COLLECTION
+    found = sorted(_other_collections(gic, read) if wrong else _candidates(fault.name, gic, read))
     if not found:
         return fault
     changes = stage.seed.rng("lpi-fault", fault.name).choice(found)
-    bits = tuple(_bit(guest, gpa, intid, is_set=is_set) for gpa, intid, is_set in changes)
+    bits = tuple(_bit(guest, gpa, bit, is_set=is_set) for gpa, bit, is_set in changes)
     return replace(fault, bits=bits)
 
 
 Change = tuple[int, int, bool]
-"""Pending table, INTID, whether its bit is set or cleared."""
+"""Table, bit from its start (in a pending table the INTID), whether it is set or cleared."""
+
+
+def _other_collections(gic: GicState, read: ReadMemory) -> list[tuple[Change, ...]]:
+    """Of LPIs that are not pending: the probe's collections are numbered as its vCPUs, neighbours differ in one bit."""
+    if gic.its is None:
+        return []
+    pending = {one.vcpu: pending_lpis(one.lpis, read) for one in gic.redistributors if one.lpis}
+    return [
+        ((collection_gpa(gic.its, read, one.device, one.event), 0, not one.vcpu & 1),)
+        for one in translations(gic.its, read)
+        if not one.is_virtual and one.vcpu ^ 1 in pending and one.intid not in pending[one.vcpu]
+    ]
 
 
 def _candidates(name: Name, gic: GicState, read: ReadMemory) -> list[tuple[Change, ...]]:
@@ -61,6 +74,6 @@ def _mapped_and_pending(gic: GicState, tables: LpiTables, read: ReadMemory) -> f
     return pending_lpis(tables, read) & mapped
 
 
-def _bit(guest: Guest, table_gpa: int, intid: int, *, is_set: bool) -> TableBit:
-    ram_addr = guest.layout.gpa_to_ram(table_gpa + intid // 8)
-    return TableBit(page=ram_addr & -PAGE_SIZE, bit=ram_addr % PAGE_SIZE * 8 + intid % 8, is_set=is_set)
+def _bit(guest: Guest, table_gpa: int, bit: int, *, is_set: bool) -> TableBit:
+    ram_addr = guest.layout.gpa_to_ram(table_gpa + bit // 8)
+    return TableBit(page=ram_addr & -PAGE_SIZE, bit=ram_addr % PAGE_SIZE * 8 + bit % 8, is_set=is_set)

@@ -35,6 +35,8 @@ class Scenario:
     """The order: sources, what is taken before the holds, holds, raised before the move, the move, release."""
 
     sources: tuple[Source, ...]
+    begun: tuple[Step, ...] = ()
+    """Commands before anything is raised."""
     taken: tuple[int, ...] = ()
     """Raised first, one after the other, and received before anything else happens (to stay in service)."""
     holds: tuple[HoldPlan, ...] = ()

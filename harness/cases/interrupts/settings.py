@@ -8,6 +8,7 @@ from pydantic import Field
 
 from harness.cases.settings import MigrationCaseSettings
 from harness.model.guest import Workload
+from harness.model.handler_trace import EVENTS
 from harness.model.machine import MachineSpec
 
 
@@ -22,7 +23,7 @@ class InterruptSettings(MigrationCaseSettings):
 
     def machine_for(self, spec: MachineSpec) -> MachineSpec:
         """With the device, and a guest that counts."""
-        return replace(spec, interrupt_vectors=self.interrupt_vectors, append="irq=on")
+        return replace(spec, interrupt_vectors=self.interrupt_vectors, append="irq=on", traces=EVENTS)
 
 
 class VlpiSettings(InterruptSettings):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from harness.cases.interrupts.scenario import HoldPlan, Scenario
+from harness.cases.interrupts.scenario import HoldPlan, Scenario, Step
+from harness.guest.protocol import Command
 from harness.model.interrupts import DOORBELL_IDS, At, Held, Hold, Moment, Source, SourceFlag, SourceKind, held_of
 
 VECTORS = range(0x30, 0xD0)
@@ -23,10 +24,14 @@ LEVEL_DELIVERIES = 3
 ARMED_NS = 400_000_000
 """A one-shot that is armed as the last thing before the machine is stopped; far longer than that takes."""
 PIT_TICKS = 2000
+TIMER_DEADLINE = 1
+FEATURE_X2APIC, FEATURE_TSC_DEADLINE = 1, 2
+"""Bits of the reply to OPEN."""
+_MOST_IPIS = 32
 _IPI, _TIMER, _NMI, _LINE = DOORBELL_IDS, DOORBELL_IDS + 32, DOORBELL_IDS + 48, DOORBELL_IDS + 56
 
 
-def _doorbells(rng: Random, vectors: Sequence[int], vcpus: int) -> tuple[Source, ...]:
+def doorbells(rng: Random, vectors: Sequence[int], vcpus: int) -> tuple[Source, ...]:
     """One MSI-X source per vector, on drawn vCPUs; the first ones make sure that every vCPU has one."""
     return tuple(
         Source(
@@ -57,7 +62,7 @@ def msi_pending(rng: Random, vcpus: int) -> Scenario:
     """On every vCPU one MSI of low priority in service, and others pending behind interrupts off or CR8."""
     vectors = sorted(rng.sample(VECTORS, k=32))
     low, high = vectors[:vcpus], vectors[vcpus:]
-    sources = _doorbells(rng, [*rng.sample(low, k=vcpus), *rng.sample(high, k=len(high))], vcpus)
+    sources = doorbells(rng, [*rng.sample(low, k=vcpus), *rng.sample(high, k=len(high))], vcpus)
     taken = tuple(replace(source, flags=SourceFlag.DEFER_EOI) for source in sources[:vcpus])
     before, stopped, loaded = sources[vcpus:-8], sources[-8:-4], sources[-4:]
     return Scenario(
@@ -73,15 +78,9 @@ def msi_pending(rng: Random, vcpus: int) -> Scenario:
     )
 
 
-def storm(rng: Random, vcpus: int) -> Scenario:
-    """Sixteen vectors that never rest."""
-    sources = _doorbells(rng, rng.sample(VECTORS, k=16), vcpus)
-    return Scenario(sources=sources, storm=tuple(source.id for source in sources))
-
-
 def msix_mask(rng: Random, vcpus: int) -> Scenario:
     """Half of the vectors are masked in the MSI-X table; what is raised on them waits in the device's pending bits."""
-    sources = _doorbells(rng, rng.sample(VECTORS, k=24), vcpus)
+    sources = doorbells(rng, rng.sample(VECTORS, k=24), vcpus)
     masked = tuple(replace(source, flags=SourceFlag.MASKED) for source in sources[:16])
     quiet, waiting = masked[:4], masked[4:12]
     return Scenario(
@@ -100,7 +99,7 @@ def msix_mask(rng: Random, vcpus: int) -> Scenario:
 
 def hlt_wake(rng: Random, vcpus: int) -> Scenario:
     """Every vCPU is halted without a timer; one MSI each wakes it, raised at a drawn moment from the stop on."""
-    sources = _doorbells(rng, rng.sample(VECTORS, k=vcpus), vcpus)
+    sources = doorbells(rng, rng.sample(VECTORS, k=vcpus), vcpus)
     moments: dict[Moment, tuple[int, ...]] = {}
     for source in sources:
         moment = rng.choice((Moment.STOPPED, Moment.LOADED, Moment.RUNNING))
@@ -115,11 +114,12 @@ def hlt_wake(rng: Random, vcpus: int) -> Scenario:
 
 def ipi_pending(rng: Random, vcpus: int) -> Scenario:
     """IPIs from every vCPU to every vCPU, itself too, pending; on one of them an NMI behind another NMI."""
-    pairs = [(sender, target) for sender in range(vcpus) for target in range(vcpus)]
-    vectors = rng.sample(VECTORS, k=2 * len(pairs))
+    every = [(sender, target) for sender in range(vcpus) for target in range(vcpus)] * 2
+    pairs = rng.sample(every, k=min(len(every), _MOST_IPIS))
+    vectors = rng.sample(VECTORS, k=len(pairs))
     sources = tuple(
         Source(id=_IPI + index, kind=SourceKind.IPI, vcpu=target, sender=sender, priority=vector)
-        for index, ((sender, target), vector) in enumerate(zip(pairs * 2, vectors, strict=True))
+        for index, ((sender, target), vector) in enumerate(zip(pairs, vectors, strict=True))
     )
     in_nmi = rng.randrange(vcpus)
     nmi = Source(id=_NMI, kind=SourceKind.NMI, vcpu=in_nmi, sender=rng.randrange(vcpus))
@@ -156,6 +156,46 @@ def timer(rng: Random, vcpus: int) -> Scenario:
         raised={Moment.BEFORE: tuple(source.id for source in (*pending, *periodic))},
         armed=tuple(source.id for source in armed),
         planned=held_of(pending, At.PENDING) | held_of((*armed, *periodic), At.ARMED),
+    )
+
+
+def timer_deadline(rng: Random, vcpus: int) -> Scenario:
+    """As :func:`timer`, by the TSC-deadline timer; it has no period."""
+    plan = timer(rng, vcpus)
+    ticking = {source.id for source in plan.sources if source.is_periodic}
+    sources = tuple(
+        replace(source, line=TIMER_DEADLINE, flags=SourceFlag.NONE, argument=ARMED_NS)
+        if source.id in ticking
+        else replace(source, line=TIMER_DEADLINE)
+        for source in plan.sources
+    )
+    raised = tuple(one for one in plan.raised[Moment.BEFORE] if one not in ticking)
+    return replace(
+        plan,
+        sources=sources,
+        raised={Moment.BEFORE: raised},
+        armed=(*plan.armed, *sorted(ticking)),
+        features=FEATURE_TSC_DEADLINE,
+        needs="TSC-deadline timer",
+    )
+
+
+def x2apic(rng: Random, vcpus: int) -> Scenario:
+    """As :func:`msi_pending`, with IPIs to every vCPU, through APICs in x2APIC mode."""
+    plan = msi_pending(rng, vcpus)
+    free = sorted(set(VECTORS) - {source.priority for source in plan.sources})
+    ipis = tuple(
+        Source(id=_IPI + vcpu, kind=SourceKind.IPI, vcpu=vcpu, sender=rng.randrange(vcpus), priority=vector)
+        for vcpu, vector in enumerate(rng.sample(free[len(free) // 2 :], k=vcpus))
+    )
+    return replace(
+        plan,
+        sources=(*plan.sources, *ipis),
+        begun=(Step(code=Command.IRQ_X2APIC),),
+        raised={**plan.raised, Moment.BEFORE: (*plan.raised[Moment.BEFORE], *_shuffled_ids(rng, ipis))},
+        planned=plan.planned | held_of(ipis, At.PENDING),
+        features=FEATURE_X2APIC,
+        needs="x2APIC",
     )
 
 

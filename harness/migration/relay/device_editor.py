@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from harness.migration.relay.interrupt_edits import EDITS, edits_of
@@ -14,12 +14,17 @@ from harness.model.seed import Seed
 from harness.model.wire import AppliedFault, WireFault
 from harness.model.wire import WireFaultName as Name
 
+LATE_CONTROLLERS = ("ioapic", "arm_gicv3")
+"""Sections of controllers that devices' lines go to, one of each architecture."""
+
+DEVICE_FAULTS = frozenset({Name.CORRUPT_DEVICE, Name.IRQ_LATE_CONTROLLER, *EDITS})
+
 
 class DeviceEditor:
     """All device faults of one stream."""
 
     def __init__(self, faults: Sequence[WireFault], seed: Seed) -> None:
-        self._faults = tuple(fault for fault in faults if fault.name == Name.CORRUPT_DEVICE or fault.name in EDITS)
+        self._faults = tuple(fault for fault in faults if fault.name in DEVICE_FAULTS)
         self._seed = seed
         self._applied: list[AppliedFault] = []
         self._held = bytearray()
@@ -48,8 +53,7 @@ class DeviceEditor:
         """Everything held, with the faults applied."""
         data = bytearray(self.release())
         for index, fault in enumerate(self._faults):
-            strike = self._change_interrupts if fault.name in EDITS else self._corrupt
-            self._applied.append(strike(fault, index, tail, data))
+            self._applied.append(self._strike(fault)(fault, index, tail, data))
         return bytes(data)
 
     def applied(self) -> tuple[AppliedFault, ...]:
@@ -58,6 +62,26 @@ class DeviceEditor:
             return tuple(self._applied)
         detail = "no described device sections were sent"
         return tuple(AppliedFault(name=fault.name, times=0, detail=detail) for fault in self._faults)
+
+    def _strike(self, fault: WireFault) -> Callable[[WireFault, int, Tail, bytearray], AppliedFault]:
+        if fault.name == Name.IRQ_LATE_CONTROLLER:
+            return self._move_controller
+        return self._change_interrupts if fault.name in EDITS else self._corrupt
+
+    def _move_controller(self, fault: WireFault, _index: int, tail: Tail, data: bytearray) -> AppliedFault:
+        """The sections are of full kind and may come in any order; the description behind them is not read on load."""
+        try:
+            devices = decode_tail(tail).devices
+        except StreamError as error:
+            return AppliedFault(name=fault.name, times=0, detail=str(error))
+        late = [device for device in devices if device.name in LATE_CONTROLLERS]
+        if not late:
+            return AppliedFault(name=fault.name, times=0, detail=f"no section of {', '.join(LATE_CONTROLLERS)}")
+        start = late[0].offset - tail.offset
+        section = data[start : start + late[0].size_bytes]
+        end = devices[-1].offset + devices[-1].size_bytes - tail.offset
+        data[start:end] = data[start + len(section) : end] + section
+        return AppliedFault(name=fault.name, times=1, detail=late[0].label)
 
     def _change_interrupts(self, fault: WireFault, index: int, tail: Tail, data: bytearray) -> AppliedFault:
         try:

@@ -114,8 +114,9 @@ class StreamEditor:
             index = point.reached(pages)
             if index is not None:
                 # Half of the record at the point still goes out: the wire breaks in its middle.
-                middle = (pages.starts[index] + pages.end_of(index)) // 2
-                head = pages.buffer[pages.starts[0] : middle]
+                start = int(pages.starts[index])
+                middle = (start + pages.end_of(index)) // 2
+                head = pages.buffer[int(pages.starts[0]) : middle]
                 return Edited(buffers=[head], strike=point.fault.name)
         return Edited(buffers=self._pages.edit(pages))
 

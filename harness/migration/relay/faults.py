@@ -142,6 +142,12 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
             ),
             _interrupt(Name.IRQ_DROP_NMI, "drops an NMI that is pending in a vCPU", "irq/exactly-once: lost"),
             _interrupt(Name.IRQ_DISARM_TIMER, "disarms an APIC timer", "irq/exactly-once: lost"),
+            FaultEntry(
+                name=Name.IRQ_LATE_CONTROLLER,
+                does="sends the I/O APIC, or the GIC, behind all devices: their lines go up before it is loaded",
+                caught_as="irq/handler-order: loaded-before-controller",
+                belongs_to="QEMU",
+            ),
             _table(Name.LPI_CLEAR, "clears an LPI's bit in a pending table", "irq/exactly-once: lost"),
             _table(
                 Name.LPI_WRONG_VCPU,
@@ -154,6 +160,11 @@ CATALOGUE: Mapping[Name, FaultEntry] = MappingProxyType(
                 "sets a bit in a pending table, of an LPI that is not pending (any more)",
                 "irq/exactly-once: doubled",
                 bug_class="B43",
+            ),
+            _table(
+                Name.ITS_WRONG_COLLECTION,
+                "an event's entry in the ITS's tables names another collection, that of another vCPU",
+                "irq/its-tables: changed; irq/delivery: wrong-vcpu",
             ),
             _interrupt(Name.IRQ_WAKE_HALTED, "a halted vCPU arrives as one that runs", "irq/pending: lost"),
         )

@@ -21,11 +21,17 @@ _VCPUS = range(8)
 _ROUTER_BYTES = 8
 
 
+def _of(gic: Device, vcpu: int, name: str) -> str:
+    """Path of a redistributor's field: a single vCPU has no index."""
+    return f"cpu.{name}" if not vcpu and field_of(gic, f"cpu.{name}") else f"cpu[{vcpu}].{name}"
+
+
 def _latched(gic: Device, name: str, local: str) -> Iterator[tuple[str, int]]:
     """Fields with pending or active bits of sources, and these bits."""
     for vcpu in _VCPUS:
-        if field_of(gic, f"cpu[{vcpu}].{local}"):
-            yield f"cpu[{vcpu}].{local}", number_of(gic, f"cpu[{vcpu}].{local}") & _LOCAL
+        path = _of(gic, vcpu, local)
+        if field_of(gic, path):
+            yield path, number_of(gic, path) & _LOCAL
     for word in _WORDS:
         yield f"{name}[{word}]", number_of(gic, f"{name}[{word}]")
 
@@ -51,14 +57,14 @@ def _drop_in_service(gic: Device) -> Iterator[InterruptEdit]:
 def _set_pending(gic: Device) -> Iterator[InterruptEdit]:
     """Only of what is enabled and edge triggered, which a latched bit is enough for."""
     for vcpu in _VCPUS:
-        pending = f"cpu[{vcpu}].gicr_ipendr0"
-        wanted = number_of(gic, f"cpu[{vcpu}].gicr_ienabler0") & number_of(gic, f"cpu[{vcpu}].edge_trigger") & _LOCAL
+        pending, enabled, edge = (_of(gic, vcpu, name) for name in ("gicr_ipendr0", "gicr_ienabler0", "edge_trigger"))
+        wanted = number_of(gic, enabled) & number_of(gic, edge) & _LOCAL
         for bit in _bits(wanted & ~number_of(gic, pending)):
             yield changed(gic, pending, number_of(gic, pending) | 1 << bit, f"{pending} bit {bit}")
     for word in _WORDS:
-        enabled, edge = number_of(gic, f"enabled[{word}]"), number_of(gic, f"edge_trigger[{word}]")
+        wanted = number_of(gic, f"enabled[{word}]") & number_of(gic, f"edge_trigger[{word}]")
         taken = number_of(gic, f"pending[{word}]") | number_of(gic, f"active[{word}]")
-        for bit in _bits(enabled & edge & ~taken):
+        for bit in _bits(wanted & ~taken):
             value = number_of(gic, f"pending[{word}]") | 1 << bit
             yield changed(gic, f"pending[{word}]", value, f"pending[{word}] bit {bit}")
 

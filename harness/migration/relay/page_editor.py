@@ -112,7 +112,7 @@ class PageEditor:
             return self._span(pages, 0, len(pages))
         buffers: Buffers = []
         sent = 0
-        for index, word in enumerate(pages.words):
+        for index, word in enumerate(pages.words.tolist()):
             target = self._watched.get((pages.block, word & -PAGE_SIZE))
             if target is not None:
                 buffers += self._span(pages, sent, index)
@@ -122,9 +122,9 @@ class PageEditor:
 
     def _reach_anchors(self, pages: RamPages) -> None:
         """A page of data at or behind an anchor becomes its target: so the place depends on seed and content only."""
-        if not self._anchors or self._anchors[0].ram_addr > max(pages.words):
+        if not self._anchors or self._anchors[0].ram_addr > int(pages.words.max()):
             return
-        for word in pages.words:
+        for word in pages.words.tolist():
             ram_addr = word & -PAGE_SIZE
             if word & FLAG_PAGE and (pages.block, ram_addr) not in self._watched:
                 self._reach(pages.block, ram_addr)
@@ -203,7 +203,7 @@ class PageEditor:
             start += 1
         self._out_block = pages.block
         if start < end:
-            buffers.append(pages.buffer[pages.starts[start] : pages.end_of(end - 1)])
+            buffers.append(pages.buffer[int(pages.starts[start]) : pages.end_of(end - 1)])
         return buffers
 
 

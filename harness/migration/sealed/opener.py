@@ -178,7 +178,7 @@ class Opener:
             self._guest.note_kind(ram_pages_of(pages), private=False)
         elif pages.block in FIRMWARE_BLOCKS:
             return self._firmware_in_clear(pages)
-        must_name = bool(pages.words[0] & FLAG_CONTINUE) and self._out_block != pages.block
+        must_name = bool(int(pages.words[0]) & FLAG_CONTINUE) and self._out_block != pages.block
         self._out_block = pages.block
         return named(pages.block, [pages.raw]) if must_name else [pages.raw]
 

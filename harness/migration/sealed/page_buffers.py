@@ -25,30 +25,30 @@ _ZERO = np.dtype([("word", ">u8"), ("fill", "u1")])
 
 def ram_pages_of(pages: elements.RamPages) -> RamPages:
     """ram_addr >> 12 of each record."""
-    return np.array(pages.words, dtype=np.uint64) >> np.uint64(PAGE_SHIFT)
+    return pages.words >> np.uint64(PAGE_SHIFT)
 
 
 def contents_in_place(pages: elements.RamPages) -> Pages | None:
     """What the records carry, a row each, as it stands in the buffer; None where not all are data with CONTINUE."""
-    size = WORD_BYTES + PAGE_SIZE
-    if pages.end - pages.starts[0] != len(pages) * size or not _are_alike(pages):
+    size, start = WORD_BYTES + PAGE_SIZE, int(pages.starts[0])
+    if pages.end - start != len(pages) * size or not _are_alike(pages):
         return None
-    return np.ndarray((len(pages), PAGE_SIZE), np.uint8, pages.buffer, pages.starts[0] + WORD_BYTES, (size, 1))
+    return np.ndarray((len(pages), PAGE_SIZE), np.uint8, pages.buffer, start + WORD_BYTES, (size, 1))
 
 
 def _are_alike(pages: elements.RamPages) -> bool:
-    flags = np.array(pages.words, dtype=np.uint64) & np.uint64(PAGE_SIZE - 1)
+    flags = pages.words & np.uint64(PAGE_SIZE - 1)
     return bool((flags == NEXT_DATA_PAGE).all())
 
 
 def contents_of(pages: elements.RamPages, out: Pages) -> None:
     """Write what each record carries into the rows of *out*. StreamError for a delta: its page cannot be known here."""
-    flags = np.array(pages.words, dtype=np.uint64) & np.uint64(PAGE_SIZE - 1)
+    flags = pages.words & np.uint64(PAGE_SIZE - 1)
     is_next = flags == NEXT_DATA_PAGE
     for start, end in pairwise([0, *(np.flatnonzero(np.diff(is_next)) + 1).tolist(), len(pages)]):
         if is_next[start]:
             shape, strides = (end - start, PAGE_SIZE), (WORD_BYTES + PAGE_SIZE, 1)
-            offset = pages.starts[start] + WORD_BYTES
+            offset = int(pages.starts[start]) + WORD_BYTES
             out[start:end] = np.ndarray(shape, np.uint8, pages.buffer, offset, strides)
         else:
             _one_by_one(pages, range(start, end), out)

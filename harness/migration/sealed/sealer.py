@@ -301,7 +301,7 @@ class Sealer:
         return self._main if is_new else ""
 
     def _as_it_is(self, pages: elements.RamPages) -> Buffers:
-        is_named = not pages.words[0] & FLAG_CONTINUE
+        is_named = not int(pages.words[0]) & FLAG_CONTINUE
         must_name = not is_named and self._out_block != pages.block
         self._out_block = pages.block
         return named(pages.block, [pages.raw]) if must_name else [pages.raw]

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.migration.stream.format import FLAG_CONTINUE, FLAG_EOS, RAM_RECORDS, SectionType
 
 
@@ -129,9 +132,9 @@ class RamPages:
 
     block: str
     buffer: memoryview
-    words: list[int]
+    words: NDArray[np.uint64]
     """ram_addr | flags of each record."""
-    starts: list[int]
+    starts: NDArray[np.intp]
     """Where in *buffer* each record's word begins."""
     end: int
     """Where in *buffer* the last record ends."""
@@ -145,7 +148,7 @@ class RamPages:
     @property
     def raw(self) -> memoryview:
         """All records as they stand on the wire."""
-        return self.buffer[self.starts[0] : self.end]
+        return self.buffer[int(self.starts[0]) : self.end]
 
     def records(self) -> Iterator[PageRecord]:
         """Each record as a value; for tests and slow paths."""
@@ -154,16 +157,17 @@ class RamPages:
 
     def record(self, index: int) -> PageRecord:
         """Record number *index*; its data is a view into the batch's buffer."""
-        flags = self.words[index] & (self.page_size - 1)
-        start = self.starts[index] + 8
+        word = int(self.words[index])
+        flags = word & (self.page_size - 1)
+        start = int(self.starts[index]) + 8
         if not flags & FLAG_CONTINUE:
             start += 1 + self.buffer[start]
         data = self.buffer[start : self.end_of(index)]
-        return PageRecord(block=self.block, ram_addr=self.words[index] - flags, flags=flags, data=data)
+        return PageRecord(block=self.block, ram_addr=word - flags, flags=flags, data=data)
 
     def end_of(self, index: int) -> int:
         """Where in *buffer* record number *index* ends."""
-        return self.starts[index + 1] if index + 1 < len(self.starts) else self.end
+        return int(self.starts[index + 1]) if index + 1 < len(self.starts) else self.end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ LOCAL_INTIDS = 32
 FIRST_LPI = 8192
 _WORDS = 32
 _ITEM = re.compile(r"(?P<name>[\w.]+)\[(?P<index>\d+)\]")
-_CPU_FIELD = re.compile(r"cpu\[(?P<vcpu>\d+)\][./](?P<name>.*)")
+_CPU_FIELD = re.compile(r"cpu(?:\[(?P<vcpu>\d+)\])?[./](?P<name>.*)")
+"""A single vCPU has no index."""
 ENABLE_LPIS = 1
 _TABLE = 0x000F_FFFF_FFFF_0000
 """GICR_PENDBASER, bits 51:16."""
@@ -116,7 +117,7 @@ def _numbers(device: Device) -> tuple[dict[str, dict[int, int]], dict[int, dict[
         if entry.value is None:
             continue
         if of_cpu := _CPU_FIELD.fullmatch(entry.path):
-            cpus[int(of_cpu["vcpu"])][of_cpu["name"].rpartition(":")[2]] = entry.value
+            cpus[int(of_cpu["vcpu"] or 0)][of_cpu["name"].rpartition(":")[2]] = entry.value
         elif item := _ITEM.fullmatch(entry.path):
             arrays[item["name"]][int(item["index"])] = entry.value
     return arrays, cpus

@@ -8,10 +8,10 @@ QEMU's is read here (hw/intc/gicv3_internal.h: DTE, CTE, ITE_L and VTE).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from harness.migration.stream.gic_state import FIRST_LPI, VALID, Its, LpiTables
 from harness.model.memory import PAGE_SIZE
+from harness.model.translation import Translation
 
 ReadMemory = Callable[[int, int], bytes]
 """Bytes at a gpa: (gpa, size)."""
@@ -22,18 +22,6 @@ _PAGE_BYTES = {0: 0x1000, 1: 0x4000, 2: 0x10000, 3: 0x10000}
 _ENTRY_BYTES, _ITE_BYTES = 8, 12
 _VIRTUAL = 0
 _CBASER_PAGES, _COMMAND_BYTES, _INT = 0xFF, 32, 0x03
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Translation:
-    """What the ITS makes of one event of one device."""
-
-    device: int
-    event: int
-    intid: int
-    vcpu: int
-    """Whose redistributor; of a virtual LPI the one that its vPE is mapped to."""
-    is_virtual: bool = False
 
 
 def pending_lpis(tables: LpiTables, read: ReadMemory) -> frozenset[int]:
@@ -68,6 +56,11 @@ def translations(its: Its, read: ReadMemory) -> frozenset[Translation]:
     return frozenset(one for one in found if one is not None)
 
 
+def collection_gpa(its: Its, read: ReadMemory, device: int, event: int) -> int:
+    """Where the entry of a mapped *event* of *device* names its collection: two bytes, the ICID."""
+    return _itt_gpa(_tables_of(its, read)[_TYPE_DEVICES][device]) + event * _ITE_BYTES + 4
+
+
 def waiting_events(its: Its, read: ReadMemory) -> frozenset[tuple[int, int]]:
     """Device and event of each INT command that waits in the queue (Arm IHI 0069, 5.3: 32 bytes each)."""
     if not its.queue & VALID:
@@ -96,12 +89,16 @@ def _table(baser: int, read: ReadMemory) -> tuple[int, ...]:
 
 def _events(dte: int, read: ReadMemory) -> Iterator[tuple[int, int]]:
     """Valid entries of a device's interrupt translation table: the low 8 of their 12 bytes."""
-    count, gpa = 2 << (dte >> 1 & 0x1F), (dte >> 6 & (1 << 44) - 1) << 8
-    data = read(gpa, count * _ITE_BYTES)
+    count = 2 << (dte >> 1 & 0x1F)
+    data = read(_itt_gpa(dte), count * _ITE_BYTES)
     for event in range(count):
         entry = int.from_bytes(data[event * _ITE_BYTES : event * _ITE_BYTES + 8], "little")
         if entry & 1:
             yield event, entry
+
+
+def _itt_gpa(dte: int) -> int:
+    return (dte >> 6 & (1 << 44) - 1) << 8
 
 
 def _translation(device: int, event: int, entry: int, tables: dict[int, tuple[int, ...]]) -> Translation | None:

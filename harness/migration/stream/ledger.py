@@ -14,6 +14,8 @@ from harness.model.wire import BlockAccount
 
 Counts = NDArray[np.uint32]
 
+_ONE = np.uint32(1)
+
 
 class BlockLedger:
     """Arrays of one block, one item per page."""
@@ -46,6 +48,16 @@ class BlockLedger:
             pages_resent=int(np.count_nonzero(sent > 1)),
         )
 
+    def add_row(self, start: int, end: int, pass_number: int) -> None:
+        """Count records of data of the pages from *start* to *end*, each once."""
+        self.data[start:end] += _ONE
+        if pass_number == 1:
+            self.first_pass[start:end] = 1
+        else:
+            first = self.first_pass[start:end]
+            first[first == 0] = pass_number
+        self.last_pass[start:end] = pass_number
+
     def add(self, indexes: NDArray[np.intp], flags: NDArray[np.uint64], pass_number: int) -> None:
         """Count records of one pass; *indexes* ascend, so none stands twice."""
         start, end = int(indexes[0]), int(indexes[-1]) + 1
@@ -74,6 +86,7 @@ class PageLedger:
         self.blocks: dict[str, BlockLedger] = {}
         self.page_size = PAGE_SIZE
         self.records_per_pass: list[int] = []
+        self._steps = np.zeros(0, dtype=np.uint64)
         self._last = (-1, -1)
         self._starts_pass = True
         self._is_final = False
@@ -104,18 +117,35 @@ class PageLedger:
 
     def _pages(self, pages: RamPages) -> None:
         block = self.blocks[pages.block]
-        words = np.array(pages.words, dtype=np.uint64)
-        flags = words & np.uint64((pages.page_size - 1) & ~FLAG_CONTINUE)
-        indexes = (words // np.uint64(pages.page_size)).astype(np.intp)
-        starts = [0, *(np.flatnonzero(np.diff(indexes) <= 0) + 1).tolist(), len(indexes)]
-        for start, end in pairwise(starts):
+        if self._is_row(pages):
+            start = int(pages.words[0]) // pages.page_size
+            block.add_row(start, start + len(pages), self._pass(block, start, start + len(pages)))
+            return
+        flags = pages.words & np.uint64((pages.page_size - 1) & ~FLAG_CONTINUE)
+        indexes = (pages.words >> np.uint64(pages.page_size.bit_length() - 1)).astype(np.intp)
+        falls = np.flatnonzero(indexes[1:] <= indexes[:-1]) + 1
+        for start, end in pairwise([0, *falls.tolist(), len(indexes)]):
             self._count(block, indexes[start:end], flags[start:end])
 
+    def _is_row(self, pages: RamPages) -> bool:
+        """Data of one page after the other: the first pass and full rewrites are, and it is much cheaper to count."""
+        words = pages.words
+        if int(words[0]) & (pages.page_size - 1) != FLAG_PAGE | FLAG_CONTINUE:
+            return False
+        if len(self._steps) < len(words):
+            self._steps = np.arange(len(words), dtype=np.uint64) * np.uint64(pages.page_size)
+        return bool((words - self._steps[: len(words)] == words[0]).all())
+
     def _count(self, block: BlockLedger, indexes: NDArray[np.intp], flags: NDArray[np.uint64]) -> None:
-        jumps_back = (block.rank, int(indexes[0])) <= self._last and not self._is_final
+        pass_number = self._pass(block, int(indexes[0]), int(indexes[-1]) + 1, len(indexes))
+        block.add(indexes, flags, pass_number)
+
+    def _pass(self, block: BlockLedger, start: int, end: int, records: int = 0) -> int:
+        """Number of the pass that pages from *start* to *end* belong to, *records* of them, or all."""
+        jumps_back = (block.rank, start) <= self._last and not self._is_final
         if jumps_back or self._starts_pass or not self.records_per_pass:
             self.records_per_pass.append(0)
             self._starts_pass = False
-        self.records_per_pass[-1] += len(indexes)
-        self._last = (block.rank, int(indexes[-1]))
-        block.add(indexes, flags, len(self.records_per_pass))
+        self.records_per_pass[-1] += records or end - start
+        self._last = (block.rank, end - 1)
+        return len(self.records_per_pass)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.migration.stream.cursor import U64, Cursor
 from harness.migration.stream.elements import RamBlock, RamBlockList, RamMark, RamPages, VendorRecords
@@ -62,6 +63,39 @@ class RecordReader(Protocol):
         ...
 
 
+class RecordList:
+    """Words and starts of records in a row: arrays of long runs, and lists of what stands between them."""
+
+    def __init__(self, word: int, start: int) -> None:
+        """With the first record."""
+        self.words = [word]
+        """Of the records behind the last long run; the caller appends."""
+        self.starts = [start]
+        self._parts: list[tuple[NDArray[np.uint64], NDArray[np.intp]]] = []
+
+    def add_run(self, words: NDArray[np.uint64], start: int, record_bytes: int) -> int:
+        """Append records of one length, the first of which begins at *start*; where the last one ends."""
+        self._close()
+        end = start + len(words) * record_bytes
+        self._parts.append((words, np.arange(start, end, record_bytes, dtype=np.intp)))
+        return end
+
+    def arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+        """All words, and all starts."""
+        self._close()
+        if len(self._parts) == 1:
+            return self._parts[0]
+        words, starts = zip(*self._parts, strict=True)
+        return np.concatenate(words), np.concatenate(starts)
+
+    def _close(self) -> None:
+        if self.words:
+            self._parts.append((np.array(self.words, dtype=np.uint64), np.array(self.starts, dtype=np.intp)))
+            # Emptied in place: the caller holds on to their methods.
+            self.words.clear()
+            self.starts.clear()
+
+
 class RamScanner:
     """Cuts the inside of RAM sections into elements; keeps what the wire leaves out: blocks and the current block."""
 
@@ -93,6 +127,8 @@ class RamScanner:
         """
         if self._open is not None:
             return self._vendor_part(self._open, view, pos, base=base)
+        if (pages := self._long_run(view, pos, base=base)) is not None:
+            return pages, pages.end
         cursor = Cursor(view, pos, len(view), base=base)
         word = cursor.u64()
         flags = word & (self._page_size - 1)
@@ -160,14 +196,36 @@ class RamScanner:
             return cursor.u64()
         return None
 
+    def _long_run(self, view: memoryview, pos: int, *, base: int) -> RamPages | None:
+        """Records of data that fill *view* from *pos* on: nearly all that is ever cut, so it has a way of its own."""
+        record_bytes = WORD_BYTES + self._page_size
+        if len(view) - pos < LONG_RUN_RECORDS * record_bytes or not self.block:
+            return None
+        if U64.unpack_from(view, pos)[0] & (self._page_size - 1) != NEXT_DATA_PAGE:
+            return None
+        words = self._run_of(NEXT_DATA_PAGE, record_bytes, view, pos)
+        end = pos + len(words) * record_bytes
+        if end + record_bytes <= len(view) or int(words.max()) >= self._used_bytes(self.block, base + pos):
+            return None
+        starts = np.arange(pos, end, record_bytes, dtype=np.intp)
+        return RamPages(
+            block=self.block,
+            buffer=view,
+            words=words,
+            starts=starts,
+            end=end,
+            offset=base + pos,
+            page_size=self._page_size,
+        )
+
     def _pages(self, view: memoryview, pos: int, *, base: int) -> tuple[RamPages, int]:
         block, end = self._first_page(view, pos, base=base)
-        words = [int(U64.unpack_from(view, pos)[0])]
-        starts = [pos]
-        end = self._run(view, end, words, starts)
+        records = RecordList(int(U64.unpack_from(view, pos)[0]), pos)
+        end = self._run(view, end, records)
+        words, starts = records.arrays()
         limit = self._used_bytes(block, base + pos)
-        if max(words) & -self._page_size >= limit:
-            raise self._beyond(block, words, starts, base)
+        if int(words.max()) & -self._page_size >= limit:
+            raise self._beyond(block, words.tolist(), starts.tolist(), base)
         self.block = block
         offset = base + pos
         pages = RamPages(
@@ -195,14 +253,14 @@ class RamScanner:
             raise cursor.error(f"encoded page of {length} bytes")
         return length
 
-    def _run(self, view: memoryview, pos: int, words: list[int], starts: list[int]) -> int:
+    def _run(self, view: memoryview, pos: int, records: RecordList) -> int:
         """Append all complete plain records that follow at *pos*; return where they end. The hot loop."""
         end = len(view)
         last_start = end - WORD_BYTES
         mask = self._page_size - 1
         data_bytes = WORD_BYTES + self._page_size
         unpack_from = U64.unpack_from
-        add_word, add_start = words.append, starts.append
+        add_word, add_start = records.words.append, records.starts.append
         no_run_before = pos
         while pos <= last_start:
             (word,) = unpack_from(view, pos)
@@ -211,9 +269,7 @@ class RamScanner:
                 after = pos + data_bytes
                 if pos >= no_run_before and end - pos >= LONG_RUN_RECORDS * data_bytes:
                     run = self._run_of(NEXT_DATA_PAGE, data_bytes, view, pos)
-                    words += run
-                    starts += range(pos, pos + len(run) * data_bytes, data_bytes)
-                    pos += len(run) * data_bytes
+                    pos = records.add_run(run, pos, data_bytes)
                     # Where pages of zeros lie between, looking ahead again soon would cost more than it saves.
                     no_run_before = pos + (0 if len(run) >= LONG_RUN_RECORDS else BACK_OFF_RECORDS * data_bytes)
                     continue
@@ -223,9 +279,7 @@ class RamScanner:
                 far = pos + LONG_RUN_RECORDS * ZERO_RECORD_BYTES
                 if far <= last_start and unpack_from(view, far)[0] & mask == NEXT_ZERO_PAGE:
                     run = self._run_of(NEXT_ZERO_PAGE, ZERO_RECORD_BYTES, view, pos, most=LOOK_AHEAD_ZEROS)
-                    words += run
-                    starts += range(pos, pos + len(run) * ZERO_RECORD_BYTES, ZERO_RECORD_BYTES)
-                    pos += len(run) * ZERO_RECORD_BYTES
+                    pos = records.add_run(run, pos, ZERO_RECORD_BYTES)
                     continue
             else:
                 break
@@ -238,16 +292,17 @@ class RamScanner:
 
     def _run_of(
         self, flags: int, record_bytes: int, view: memoryview, pos: int, *, most: int = sys.maxsize
-    ) -> list[int]:
+    ) -> NDArray[np.uint64]:
         """Words of the records with *flags* that follow each other at *pos*, found with one strided look.
 
         At least one of *record_bytes* must be complete there.
         """
         count = min((len(view) - pos) // record_bytes, most)
-        words = np.ndarray((count,), dtype=">u8", buffer=view, offset=pos, strides=(record_bytes,))
-        others = np.flatnonzero((words & np.uint64(self._page_size - 1)) != flags)
-        run: list[int] = words[: others[0] if len(others) else count].tolist()
-        return run
+        # Gathered first: what follows would otherwise touch every record of the buffer again.
+        words = np.ndarray((count,), dtype=">u8", buffer=view, offset=pos, strides=(record_bytes,)).astype(np.uint64)
+        is_other = (words & np.uint64(self._page_size - 1)) != flags
+        first_other = int(is_other.argmax())
+        return words[:first_other] if is_other[first_other] else words
 
     def _used_bytes(self, block: str, offset: int) -> int:
         known = self.blocks.get(block)

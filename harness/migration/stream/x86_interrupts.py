@@ -18,6 +18,8 @@ PIC_VECTORS = 0x20
 REMOTE_IRR, IOAPIC_MASKED, LVT_MASKED = 1 << 14, 1 << 16, 1 << 16
 CPU_INTERRUPT_NMI = 0x0200
 """CPU_INTERRUPT_TGT_EXT_3 (QEMU target/i386/cpu.h)."""
+LVT_TSC_DEADLINE = 2 << 17
+"""Mode of the APIC timer (Intel SDM volume 3, 11.5.1)."""
 _MSIX_ENTRY_BYTES = 16
 _BY_VECTOR = frozenset({SourceKind.DOORBELL, SourceKind.IPI, SourceKind.TIMER, SourceKind.LEVEL, SourceKind.EDGE})
 
@@ -108,9 +110,15 @@ def _pics(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:
 
 def _timers(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:
     for device in state.devices:
-        if device.name != "apic" or _value(device, "timer_expiry") < 0:
+        if device.name != "apic":
             continue
         entry = _value(device, "lvt[0]")
+        if entry & LVT_TSC_DEADLINE:
+            is_armed = _tsc_deadline(state, device.instance_id) != 0
+        else:
+            is_armed = _value(device, "timer_expiry") >= 0
+        if not is_armed:
+            continue
         for source in sources:
             is_it = source.kind is SourceKind.TIMER and (source.number, source.vcpu) == (
                 entry & 0xFF,
@@ -118,6 +126,13 @@ def _timers(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:
             )
             if is_it and not entry & LVT_MASKED:
                 yield Held(source.vcpu, source.id, At.ARMED)
+
+
+def _tsc_deadline(state: DeviceState, vcpu: int) -> int:
+    """MSR_IA32_TSC_DEADLINE, whose subsection is sent when it is not 0 (target/i386/machine.c)."""
+    cpu = state.find(f"cpu/{vcpu}")
+    fields = cpu.fields if cpu else ()
+    return next((field.value or 0 for field in fields if field.path.endswith("env.tsc_deadline")), 0)
 
 
 def _sleepers(state: DeviceState, sources: Sequence[Source]) -> Iterator[Held]:

@@ -4,7 +4,7 @@
 enum {
 	CMD_OPEN = CMD_IRQ, CMD_SOURCE, CMD_HOLD, CMD_RELEASE, CMD_TRIGGER, CMD_MASK, CMD_AWAIT, CMD_DRAIN
 };
-enum { UNKNOWN_COMMAND = 2, PATIENCE_S = 2 };
+enum { UNKNOWN_COMMAND = 2, PATIENCE_S = 10 };
 
 static uint32_t listed[IRQ_MAX_LISTED], is_pending[IRQ_MAX_LISTED];
 static uint32_t listed_count;

@@ -1,6 +1,7 @@
 /* Local APIC: interrupts between vCPUs and the heartbeat timer (Intel SDM volume 3, chapter 11). */
 #include "x86.h"
 #include "confidential.h"
+#include "irq.h"
 
 enum {
 	REG_ID = 0x20, REG_TPR = 0x80, REG_EOI = 0xb0, REG_SPURIOUS = 0xf0, REG_ISR = 0x100, REG_IRR = 0x200, REG_ICR_LOW = 0x300, REG_ICR_HIGH = 0x310,
@@ -81,13 +82,13 @@ void lapic_timer_stop(void)
 	set(REG_TIMER_INITIAL, 0);
 }
 
-/* *ns* of the APIC timer's own clock; with a deadline, ticks of the TSC from now. */
+/* *ns* of the APIC timer's own clock, or of the TSC's, by the rate that was measured when interrupts were opened. */
 void lapic_timer_arm(uint8_t vector, uint64_t ns, uint32_t is_deadline, bool periodic)
 {
 	lapic_timer_stop();
 	if (is_deadline) {
 		set(REG_LVT_TIMER, LVT_TSC_DEADLINE | vector);
-		wrmsr(MSR_TSC_DEADLINE, arch_ticks() + ns);
+		wrmsr(MSR_TSC_DEADLINE, arch_ticks() + ns * (irq_ticks_per_s / 1000000) / 1000);
 		return;
 	}
 	set(REG_LVT_TIMER, (periodic ? LVT_PERIODIC : 0) | vector);
