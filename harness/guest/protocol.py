@@ -17,6 +17,8 @@ from harness.model.guest import (
     GuestDescription,
     GuestMemory,
     Heartbeat,
+    KvmAnswer,
+    KvmCall,
     RegisterMismatch,
     VcpuBeat,
     VcpuWork,
@@ -43,6 +45,7 @@ class Command(IntEnum):
     CRASH = 12
     CLOCK = 13
     BENCH = 14
+    HYPERCALL = 15
     CVM = 32
     """From here on: :mod:`harness.guest.confidential`."""
     MAP = 33
@@ -144,6 +147,7 @@ class _Cursor:
 
 
 _U32 = struct.Struct("<I")
+_KVM_ANSWER = struct.Struct("<IIq")
 _U64 = struct.Struct("<Q")
 
 
@@ -301,3 +305,12 @@ def parse_bench(payload: bytes) -> BenchReport:
     """Reply to BENCH."""
     cursor = _Cursor(payload)
     return BenchReport(pages=cursor.u64(), ticks=cursor.u64())
+
+
+def parse_hypercall(payload: bytes) -> KvmAnswer:
+    """Reply to HYPERCALL. Raises ProtocolError for a way to call that is none."""
+    call, features, result = _Cursor(payload).take(_KVM_ANSWER)
+    try:
+        return KvmAnswer(call=KvmCall(call), features=features, result=result)
+    except ValueError:
+        raise ProtocolError(f"KVM was called in an unknown way: {call}") from None
