@@ -68,16 +68,29 @@ class Rebooter:
     async def load(self, guest: Guest) -> None:
         """Fill memory, convert the window, and let the guest work for a while."""
         await load_and_convert(self.stage, guest, self.settings)
-        if self.stage.shield and self.settings.window_pages:
-            gpa = guest.description.page_gpa(guest.description.managed_pages // 2)
-            size_bytes = self.settings.window_pages * PAGE_SIZE
-            await guest.confidential.convert(gpa, size_bytes, private=False, deadline=self.stage.deadline)
+        await self._convert_window(guest, private=False)
         await self._work(guest)
+        await self._let_time_pass(guest)
+
+    async def settle_in(self, guest: Guest) -> None:
+        """Of a protected guest that has moved: it writes through its shared view here too, before it is rebooted."""
+        for private in (True, False):
+            await self._convert_window(guest, private=private)
+        await self._work(guest)
+        await self._let_time_pass(guest)
+
+    async def _let_time_pass(self, guest: Guest) -> None:
         if self.stage.shield:
             qmp, deadline = guest.vm.qmp, self.stage.deadline
             await qmp.execute("stop", deadline=deadline)
             await asyncio.to_thread(self.stage.shield.time_passes, guest.vm)
             await qmp.execute("cont", deadline=deadline)
+
+    async def _convert_window(self, guest: Guest, *, private: bool) -> None:
+        if self.stage.shield and self.settings.window_pages:
+            gpa = guest.description.page_gpa(guest.description.managed_pages // 2)
+            size_bytes = self.settings.window_pages * PAGE_SIZE
+            await guest.confidential.convert(gpa, size_bytes, private=private, deadline=self.stage.deadline)
 
     async def _work(self, guest: Guest) -> None:
         """Until every vCPU has beaten so often that *work_ms* of the guest's time have passed."""

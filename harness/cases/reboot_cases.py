@@ -76,7 +76,7 @@ async def then_migrate(stage: Stage, settings: RebootSettings) -> None:
 async def migrate_then_reboot(stage: Stage, settings: RebootSettings) -> None:
     """One move, then reboots."""
     rebooter, guest = await _boot(stage, settings)
-    guest = await _moved(stage, settings, guest, number=0)
+    guest = await _moved(rebooter, guest, number=0)
     guest = await _reboot(rebooter, guest, drawn_manners(stage, settings))
     await _end(rebooter, guest)
 
@@ -92,7 +92,7 @@ async def round_trip(stage: Stage, settings: RebootSettings) -> None:
     """After each move its reboots."""
     rebooter, guest = await _boot(stage, settings)
     for number in range(settings.hops):
-        guest = await _moved(stage, settings, guest, number=number)
+        guest = await _moved(rebooter, guest, number=number)
         guest = await _reboot(rebooter, guest, drawn_manners(stage, settings))
     await _end(rebooter, guest)
 
@@ -142,11 +142,12 @@ async def _boot(stage: Stage, settings: RebootSettings) -> tuple[Rebooter, Guest
     return rebooter, guest
 
 
-async def _moved(stage: Stage, settings: RebootSettings, guest: Guest, *, number: int) -> Guest:
-    left = guest.vm
+async def _moved(rebooter: Rebooter, guest: Guest, *, number: int) -> Guest:
+    stage, settings, left = rebooter.stage, rebooter.settings, guest.vm
     destination = await start_destination(stage, settings, number)
     guest = await move(stage, guest, settings, number=number, destination=destination, is_last=False)
     stage.retire(left)
+    await rebooter.settle_in(guest)
     return guest
 
 

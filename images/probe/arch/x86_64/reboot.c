@@ -3,7 +3,8 @@
 #include "confidential.h"
 
 enum { RESET_PORT = 0xcf9, KEYBOARD_COMMAND = 0x64, PULSE_RESET = 0xfe };
-enum { REDHAT = 0x1b36, PVPANIC_PCI = 0x0011, PANICKED = 1 };
+#define FREE_MMIO 0xfe800000ull             /* of a q35's hole for PCI, below its I/O APIC */
+enum { BAR0 = 0x10, REDHAT = 0x1b36, PVPANIC_PCI = 0x0011, PANICKED = 1 };
 /* Intel 6300ESB (QEMU hw/watchdog/wdt_i6300esb.c, after Intel's data sheet 300641) */
 enum {
 	INTEL = 0x8086, ESB = 0x25ab, ESB_CONFIG = 0x60, ESB_LOCK = 0x68, ESB_TIMER1 = 0x00, ESB_TIMER2 = 0x04, ESB_RELOAD = 0x0c,
@@ -33,6 +34,19 @@ bool arch_can_reboot(uint32_t way)
 	}
 }
 
+/* Of BAR 0. Not all firmware places it: qboot does not. */
+static uint64_t bar_of(uint32_t slot)
+{
+	uint64_t gpa = pci_memory_bar(slot, 0);
+
+	if (gpa)
+		return gpa;
+	gpa = FREE_MMIO + slot * PAGE_SIZE;
+	pci_write(slot, BAR0, (uint32_t)gpa);
+	pci_enable(slot);
+	return gpa;
+}
+
 static void write_unlocked(uint64_t bar, uint32_t offset, uint32_t value)
 {
 	*(volatile uint16_t *)(bar + ESB_RELOAD) = ESB_UNLOCK_1;
@@ -48,7 +62,7 @@ static void starve_watchdog(void)
 
 	if (!pci_find(INTEL, ESB, &slot))
 		return;
-	bar = pci_memory_bar(slot, 0);
+	bar = bar_of(slot);
 	pci_write16(slot, ESB_CONFIG, ESB_COUNTS_MHZ | ESB_NO_INTERRUPT);
 	write_unlocked(bar, ESB_TIMER1, ESB_COUNTS);
 	write_unlocked(bar, ESB_TIMER2, ESB_COUNTS);
@@ -60,7 +74,7 @@ static void tell_panic(void)
 	uint32_t slot;
 
 	if (pci_find(REDHAT, PVPANIC_PCI, &slot))
-		*(volatile uint8_t *)pci_memory_bar(slot, 0) = PANICKED;
+		*(volatile uint8_t *)bar_of(slot) = PANICKED;
 }
 
 static void reset_by_acpi(void)
