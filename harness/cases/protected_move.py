@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from harness.cases.attempt import cancelled_attempt
 from harness.cases.circumstances import Circumstance, ProtectedCaseSettings
@@ -12,7 +11,7 @@ from harness.cases.load import fill_and_load, stop_work, verify
 from harness.cases.map_witness import cvm_page_of, maps_after
 from harness.cases.protection_settings import ConversionShape, ProtectionSettings
 from harness.cases.shield import Shield
-from harness.cases.stage import Guest, Stage, read_clock
+from harness.cases.stage import Guest, Stage
 from harness.checks import guest_protection
 from harness.checks.handshake import CHECK as HANDSHAKE
 from harness.checks.handshake import check_boot
@@ -126,7 +125,7 @@ async def enter_kernel(stage: Stage, guest: Guest) -> Guest:
     """Leave the firmware, and look at the guest anew: it has more vCPUs and less memory to itself now."""
     stage.step("enter kernel")
     await guest.confidential.enter_kernel(deadline=stage.deadline)
-    return await _looked_at(stage, guest)
+    return await stage.looked_at(guest)
 
 
 async def _converted(stage: Stage, guest: Guest, at_least: int = 24) -> None:
@@ -159,7 +158,7 @@ async def reset(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fre
     left = protection.snapshot().initial
     found = check_after_reset(protection.addresses, fresh=empty, before=before, after=left)
     stage.notebook.judge(RESET, found)
-    return await _compared_with_fresh(stage, await _looked_at(stage, guest), settings, fresh, before, kexec=False)
+    return await _compared_with_fresh(stage, await stage.looked_at(guest), settings, fresh, before, kexec=False)
 
 
 async def kexec(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fresh: PageMap) -> Guest:
@@ -170,7 +169,7 @@ async def kexec(stage: Stage, guest: Guest, settings: ProtectedCaseSettings, fre
     await guest.vm.guarded(
         guest.confidential.kexec(deadline=stage.deadline), stage.deadline, what="the new kernel to start"
     )
-    return await _compared_with_fresh(stage, await _looked_at(stage, guest), settings, fresh, before, kexec=True)
+    return await _compared_with_fresh(stage, await stage.looked_at(guest), settings, fresh, before, kexec=True)
 
 
 async def _compared_with_fresh(
@@ -240,11 +239,3 @@ async def last_words(stage: Stage, guest: Guest) -> None:
     if shield_of(stage).flavour.is_es:
         counters = cvm_page_of(guest, guest.vm).counters
         notebook.judge(guest_protection.VC, guest_protection.check_vc(counters))
-
-
-async def _looked_at(stage: Stage, guest: Guest) -> Guest:
-    """*guest* as it describes itself now."""
-    description = await guest.probe.describe(deadline=stage.deadline)
-    cvm = await guest.confidential.describe(deadline=stage.deadline)
-    anchor = await read_clock(guest.probe, stage.deadline)
-    return replace(guest, description=description, cvm_gpa=cvm.gpa, anchor=anchor)

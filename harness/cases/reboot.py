@@ -12,22 +12,22 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 from harness.cases.faults import HostFault
+from harness.cases.judge_reboot import Manner, judge_early, judge_map, judge_resets
 from harness.cases.load import stop_work
 from harness.cases.protected_move import load_and_convert
 from harness.cases.reboot_faults import SPOILING, spoil
 from harness.cases.reboot_outcome import outcome_of
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.reset_road import until_back
-from harness.cases.stage import CaseOverError, Guest, Stage, read_clock
+from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.cases.witness import beats_of, beats_on
-from harness.checks import early, kernel_log, reboot_end, reset_calls, stale_lines
-from harness.checks.page_map import RESET, check_after_reset
+from harness.checks import early, reboot_end
 from harness.checks.protection_preconditions import check_lines_at_risk
-from harness.guest.early_memory import firmware_scratch, wrong_lines
+from harness.guest.early_memory import firmware_scratch
 from harness.guest.protocol import Ready
-from harness.guest.reboot import BOOT_VCPU, early_report, reboot_guest, spare
+from harness.guest.reboot import BOOT_VCPU, reboot_guest, spare
 from harness.model.deadline import Deadline
-from harness.model.early import EarlyEvidence, EarlyInterrupt
+from harness.model.early import EarlyInterrupt
 from harness.model.errors import DeadlineError, LostError, PreconditionError
 from harness.model.machine import Accel
 from harness.model.memory import PAGE_SIZE
@@ -40,17 +40,6 @@ from harness.vm.reset_observer import ResetObserver, observe_resets
 _LAST_WORDS_S = 2.0
 _PENDED = 8
 """Interrupts that the guest makes pending at its boot vCPU before it reboots with some pending."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How one reboot is to be."""
-
-    way: RebootWay
-    vcpu_mask: int = BOOT_VCPU
-    """vCPUs that reboot the machine, all at once."""
-    pend: bool = False
-    """With interrupts pending."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,10 +121,11 @@ class Rebooter:
         if stage.notebook.judge(reboot_end.CHECK, reboot_end.check_reboot_end(end, expected=expected)) or ready is None:
             raise CaseOverError
         vm.rebooted()
-        self._judge_resets(evidence, manner, expected)
-        again = await looked_at(stage, guest)
-        await self.judge_early(guest, again, manner, pended)
-        self._judge_map(again, manner, map_before)
+        judge_resets(stage, evidence, manner, expected)
+        again = await stage.looked_at(guest)
+        await judge_early(stage, guest, again, manner, pended)
+        if map_before and self.fresh:
+            judge_map(stage, again, manner, before=map_before, fresh=self.fresh)
         return again
 
     def sum_up(self) -> None:
@@ -208,71 +198,6 @@ class Rebooter:
         return outcome_of(
             technology, self.settings.protection, has_arrived=vm.is_incoming, qemu=vm.features.major_minor
         )
-
-    def _judge_resets(self, evidence: ResetEvidence, manner: Manner, expected: RebootOutcome) -> None:
-        notebook = self.stage.notebook
-        notebook.judge(early.EVENTS, early.check_events(evidence, way=manner.way))
-        # Under TCG nothing of the kernel's takes part, and nobody could be told; the platform notes what it plays.
-        if self.stage.binaries.accel is Accel.KVM:
-            notebook.judge(kernel_log.CHECK, kernel_log.check_kernel_log(evidence.kernel_log))
-        if WAYS[manner.way].resets and evidence.trace is not None:
-            found = reset_calls.check_reset_calls(evidence, expected=expected)
-            notebook.judge(reset_calls.CHECK, found)
-
-    async def judge_early(
-        self, before: Guest, guest: Guest, manner: Manner, pended: tuple[EarlyInterrupt, ...]
-    ) -> None:
-        """What the earliest code of *guest* found of the boot that *before* was."""
-        stage, notebook = self.stage, self.stage.notebook
-        report = await early_report(guest.probe, deadline=stage.deadline)
-        seed = stage.pattern_seed
-        lines = await asyncio.to_thread(wrong_lines, report.damages, guest.vm.ram, guest.layout, private_seed=seed)
-        evidence = EarlyEvidence(
-            report=report,
-            boot_id_before=before.description.boot_id,
-            boot_count_before=before.description.boot_count,
-            boot_id=guest.description.boot_id,
-            boot_count=guest.description.boot_count,
-            is_reset=WAYS[manner.way].resets,
-            way=str(manner.way),
-            lines=lines,
-            pended=pended,
-        )
-        managed_pages = before.description.managed_pages
-        notebook.judge(early.MEMORY, early.check_early_memory(evidence, managed_pages=managed_pages))
-        notebook.judge(early.BOOTS, early.check_boots(evidence))
-        notebook.judge(early.INTERRUPTS, early.check_interrupts(evidence))
-        if manner.pend:
-            notebook.judge("precondition", early.check_pended(evidence, at_least=_PENDED))
-        if stage.shield:
-            origins = await asyncio.to_thread(stage.shield.origins, guest.vm, lines)
-            notebook.judge(stale_lines.CHECK, stale_lines.check_stale_lines(origins, role=guest.vm.role))
-        stage.events.emit("guest", "looked", pages=report.pages_checked, bad=report.pages_bad, ticks=report.ticks)
-
-    def _judge_map(self, guest: Guest, manner: Manner, before: PageMap | None) -> None:
-        if self.stage.shield is None or before is None or self.fresh is None:
-            return
-        host = self.stage.shield.of(guest.vm)
-        snapshot = host.protection.snapshot()
-        if is_reset := WAYS[manner.way].resets:
-            # The kernel takes back what an earlier one shared, so only the list right behind the reset can tell.
-            empty = PageMap.all_private(host.addresses.pages)
-            found = check_after_reset(host.addresses, fresh=empty, before=before, after=snapshot.initial)
-            self.stage.notebook.judge(RESET, found)
-        found = check_after_reset(
-            host.addresses, fresh=self.fresh, before=before, after=snapshot.page_map, kexec=not is_reset
-        )
-        self.stage.notebook.judge(RESET, found)
-
-
-async def looked_at(stage: Stage, guest: Guest) -> Guest:
-    """*guest* as it describes itself now."""
-    description = await guest.probe.describe(deadline=stage.deadline)
-    anchor = await read_clock(guest.probe, stage.deadline)
-    again = replace(guest, description=description, anchor=anchor)
-    if not stage.shield:
-        return again
-    return replace(again, cvm_gpa=(await again.confidential.describe(deadline=stage.deadline)).gpa)
 
 
 def drawn_manners(

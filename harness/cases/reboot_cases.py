@@ -7,8 +7,9 @@ from typing import Any
 from harness.cases.attempt import cancelled_attempt
 from harness.cases.case import case
 from harness.cases.hop import move, start_destination
+from harness.cases.judge_reboot import Manner
 from harness.cases.load import verify
-from harness.cases.reboot import Manner, Rebooter, drawn_manners
+from harness.cases.reboot import Rebooter, drawn_manners
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.reset_in_migration import reset_in_migration
 from harness.cases.reset_phase import ResetInMigrationSettings

@@ -8,8 +8,9 @@ from functools import partial
 
 from harness.cases.faults import HostFault
 from harness.cases.hop import Interlude, move, start_destination
+from harness.cases.judge_reboot import Manner, judge_early
 from harness.cases.load import verify
-from harness.cases.reboot import Manner, Rebooter, looked_at
+from harness.cases.reboot import Rebooter
 from harness.cases.reset_phase import ResetAt
 from harness.cases.stage import CaseOverError, Guest, Stage
 from harness.cases.wire import Wire, close_account, open_wire
@@ -109,8 +110,8 @@ async def _reset_stopped(rebooter: Rebooter, guest: Guest, destination: Vm, at: 
     await destination.qmp.execute("cont", deadline=stage.deadline)
     deadline = stage.deadline.within(settings.boot_s)
     await destination.guarded(guest.probe.ready(deadline=deadline), deadline, what="the guest to boot")
-    booted = await looked_at(stage, arrived)
-    await rebooter.judge_early(guest, booted, Manner(way=RebootWay.HOST), ())
+    booted = await stage.looked_at(arrived)
+    await judge_early(stage, guest, booted, Manner(way=RebootWay.HOST), ())
     await _judge_one_side(stage, booted, source, still=still, before=beats_of(booted, destination))
     stage.fills += 1
     await rebooter.load(booted)

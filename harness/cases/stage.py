@@ -256,9 +256,18 @@ class Stage:
             raise
         self.notebook.timings["probe_ready_s"] = time.monotonic() - started_s
         self.notebook.versions["probe"] = str(ready.probe_version)
+        guest = await self._looked_at(vm, probe)
+        said = guest.description
+        self.events.emit(role, "guest ready", vcpus=said.vcpus, boot_id=f"{said.boot_id:#x}")
+        return guest
+
+    async def looked_at(self, guest: Guest) -> Guest:
+        """*guest* as it describes itself now, after it has booted anew."""
+        return replace(await self._looked_at(guest.vm, guest.probe), tsc_hz=guest.tsc_hz)
+
+    async def _looked_at(self, vm: Vm, probe: Probe) -> Guest:
         description = await probe.describe(deadline=self.deadline)
         anchor = await read_clock(probe, self.deadline)
-        self.events.emit(role, "guest ready", vcpus=description.vcpus, boot_id=f"{description.boot_id:#x}")
         guest = Guest(vm=vm, probe=probe, description=description, anchor=anchor)
         if not self.shield:
             return guest

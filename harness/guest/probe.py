@@ -19,6 +19,7 @@ from harness.model.guest import (
     GuestMemory,
     HaltMode,
     Heartbeat,
+    KvmAnswer,
     Workload,
     WorkReport,
 )
@@ -122,6 +123,12 @@ class Probe:
         """Time a plain 64-bit store or load loop on vCPU 0. Stores destroy the pattern: fill again afterwards."""
         payload = struct.pack("<IIQ", 0 if store else 1, 0, pages)
         return protocol.parse_bench(await self._channel.request(Command.BENCH, payload, deadline))
+
+    async def hypercall(self, number: int, *arguments: int, deadline: Deadline) -> KvmAnswer:
+        """Call the KVM under the guest, if it is one, with up to three *arguments* (linux: hypercalls.rst)."""
+        registers = (number, *arguments, *(0,) * (3 - len(arguments)))
+        payload = struct.pack("<4Q", *registers)
+        return protocol.parse_hypercall(await self._channel.request(Command.HYPERCALL, payload, deadline))
 
     async def halt(self, mode: HaltMode = HaltMode.STOP, *, deadline: Deadline) -> None:
         """Stop, power off or reset. After a reset :meth:`ready` waits for the guest to be back."""

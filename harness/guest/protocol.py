@@ -17,6 +17,8 @@ from harness.model.guest import (
     GuestDescription,
     GuestMemory,
     Heartbeat,
+    KvmAnswer,
+    KvmCall,
     RegisterMismatch,
     VcpuBeat,
     VcpuWork,
@@ -47,6 +49,7 @@ class Command(IntEnum):
     EARLY = 16
     SPARE = 17
     """These three: :mod:`harness.guest.reboot`."""
+    HYPERCALL = 18
     CVM = 32
     """From here on: :mod:`harness.guest.confidential`."""
     MAP = 33
@@ -169,6 +172,7 @@ class Cursor:
 
 
 _U32 = struct.Struct("<I")
+_KVM_ANSWER = struct.Struct("<IIq")
 _U64 = struct.Struct("<Q")
 
 
@@ -327,3 +331,12 @@ def parse_bench(payload: bytes) -> BenchReport:
     """Reply to BENCH."""
     cursor = Cursor(payload)
     return BenchReport(pages=cursor.u64(), ticks=cursor.u64())
+
+
+def parse_hypercall(payload: bytes) -> KvmAnswer:
+    """Reply to HYPERCALL. Raises ProtocolError for a way to call that is none."""
+    call, features, result = Cursor(payload).take(_KVM_ANSWER)
+    try:
+        return KvmAnswer(call=KvmCall(call), features=features, result=result)
+    except ValueError:
+        raise ProtocolError(f"KVM was called in an unknown way: {call}") from None

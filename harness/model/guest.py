@@ -284,6 +284,30 @@ class BenchReport:
     ticks: int
 
 
+class KvmCall(IntEnum):
+    """How a guest calls the KVM that it runs on, by its own CPUID (PROTOCOL.md, HYPERCALL)."""
+
+    NONE = 0
+    """No KVM: nothing was called."""
+    VMCALL = 1
+    VMMCALL = 2
+
+
+KVM_ENOSYS = 1000
+"""KVM's answer to a hypercall that it does not have, as -KVM_ENOSYS in RAX (linux: include/uapi/linux/kvm_para.h)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvmAnswer:
+    """One hypercall of the guest's own, and what answered."""
+
+    call: KvmCall
+    features: int
+    """EAX of KVM CPUID leaf 0x40000001: bit 16 is KVM_HC_MAP_GPA_RANGE, bit 17 MSR_KVM_MIGRATION_CONTROL."""
+    result: int
+    """RAX, signed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatternCheck:
     """What the host itself finds when it compares a guest's memory with the pattern and the guest's ledger."""

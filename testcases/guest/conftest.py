@@ -81,7 +81,13 @@ class Lab:
 
     @asynccontextmanager
     async def vm(
-        self, *options: str, vcpus: int = 1, memory_mib: int = 128, below_4g_mib: int = 0
+        self,
+        *options: str,
+        vcpus: int = 1,
+        memory_mib: int = 128,
+        below_4g_mib: int = 0,
+        accel: str = "tcg",
+        has_platform: bool = True,
     ) -> AsyncIterator[Vm]:
         self.started += 1
         console = self.folder / f"console-{self.started}"
@@ -94,6 +100,9 @@ class Lab:
             area = mmap.mmap(memfd, memory_kib << 10)
             fds = [memfd, *(end.fileno() for end in theirs)]
             words = command_line(self.arch, str(self.qemu), fds, vcpus, memory_kib, console, below_4g_mib)
+            words[words.index("-accel") + 1] = accel
+            if not has_platform:
+                del words[-2:]
             process = await asyncio.create_subprocess_exec(*words, *options, pass_fds=fds)
             stack.push_async_callback(end_process, process)
             os.close(memfd)
@@ -116,10 +125,9 @@ class Lab:
             )
 
     @asynccontextmanager
-    async def guest(
-        self, *options: str, vcpus: int = 1, memory_mib: int = 128, below_4g_mib: int = 0
-    ) -> AsyncIterator[tuple[Vm, Probe, GuestDescription]]:
-        async with self.vm(*options, vcpus=vcpus, memory_mib=memory_mib, below_4g_mib=below_4g_mib) as vm:
+    async def guest(self, *options: str, **properties: Any) -> AsyncIterator[tuple[Vm, Probe, GuestDescription]]:
+        """*properties* are those of :meth:`vm`."""
+        async with self.vm(*options, **properties) as vm:
             probe = Probe(*vm.channel)
             try:
                 # Asked while it boots, it would get the question twice: READY makes the channel repeat what is open.

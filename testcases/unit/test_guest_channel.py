@@ -12,10 +12,10 @@ import pytest
 
 from harness.guest.frames import Frame, FrameReader, Kind
 from harness.guest.probe import Probe
-from harness.guest.protocol import Command, Event
+from harness.guest.protocol import Command, Event, parse_hypercall
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, GuestError, LostError, ProtocolError
-from harness.model.guest import HaltMode
+from harness.model.guest import HaltMode, KvmCall
 
 CLOCK = struct.pack("<QQ", 1000, 5)
 FAULT = struct.pack("<5Q", 14, 2, 0x201172, 0x5000, 3)
@@ -251,3 +251,21 @@ def test_a_crash_stays_a_crash_on_the_next_channel() -> None:
             await probe.clock(deadline=soon())
 
     play(story)
+
+
+@pytest.mark.parametrize(("call", "result"), [(2, -1000), (1, 0), (0, 0)])
+def test_a_hypercall_says_who_answered(call: int, result: int) -> None:
+    async def story(probe: Probe, source: Line, _: Line) -> None:
+        asked = asyncio.create_task(probe.hypercall(12, 0x1000, 1, deadline=soon()))
+        request = await source.request()
+        assert (request.code, request.payload) == (Command.HYPERCALL, struct.pack("<4Q", 12, 0x1000, 1, 0))
+        await source.answer(request, struct.pack("<IIq", call, 1 << 16, result))
+        answer = await asked
+        assert (answer.call, answer.features, answer.result) == (KvmCall(call), 1 << 16, result)
+
+    play(story)
+
+
+def test_an_unknown_way_to_call_is_no_answer() -> None:
+    with pytest.raises(ProtocolError, match="unknown way: 7"):
+        parse_hypercall(struct.pack("<IIq", 7, 0, 0))

@@ -133,7 +133,7 @@ async def open_destination_side(
 
     *private_seed*: see Tap. Raises SetupError as Relay.
     """
-    parser, tap = sealed_parser(), Tap(private_seed=private_seed)
+    parser, tap = sealed_parser(), Tap(private_seed=private_seed, is_es=guest.flavour.is_es)
     opener = Opener(guest, tap=tap)
     async with Relay(listen, connect, record=record, editor=opener, parser=parser) as relay:
         yield DestinationSide(uri=relay.listen.uri, relay=relay, opener=opener, tap=tap, parser=parser)

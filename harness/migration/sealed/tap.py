@@ -53,9 +53,12 @@ Kinds = NDArray[np.uint8]
 class Tap:
     """Feed it every element between the hosts; read it at any time."""
 
-    def __init__(self, *, private_seed: int | None = None, main: str = RAM_ID) -> None:
-        """*private_seed* is the pattern's seed of private pages; without one nothing is looked for."""
-        self._seed = private_seed
+    def __init__(self, *, private_seed: int | None = None, is_es: bool = False, main: str = RAM_ID) -> None:
+        """*private_seed* is the pattern's seed of private pages; without one nothing is looked for.
+
+        *is_es*: the guest's registers are to be encrypted, whether or not any packet brings some.
+        """
+        self._seed, self._is_es = private_seed, is_es
         self._main = main
         self._kinds: Kinds = np.zeros(0, dtype=np.uint8)
         self._was_sealed = np.zeros(0, dtype=np.bool_)
@@ -92,7 +95,7 @@ class Tap:
                 self._vcpus += [entry.vcpu for entry in element.entries if isinstance(entry, VcpuPacket)]
             case Tail():
                 self._note("end")
-                self._tail = element if self._vcpus else None
+                self._tail = element if self._vcpus or self._is_es else None
             case Eof():
                 self._note("end")
 

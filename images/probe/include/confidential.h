@@ -33,8 +33,18 @@ struct answer {
 	uint64_t value, extra;
 	uint32_t flags;
 };
-void hypercall_init(void);
+bool hypercall_init(void);                          /* false: nobody is at the other end */
 void hypercall(struct cpu *cpu, uint8_t op, const struct registers *registers, struct answer *answer);
+
+/* arch/<arch>/kvm.c: a real KVM, which answers where no software platform does. */
+enum kvm_call { KVM_NONE, KVM_VMCALL, KVM_VMMCALL };
+struct kvm {
+	enum kvm_call call;                             /* KVM_NONE: there is none */
+	uint32_t features;                              /* EAX of leaf 0x40000001 */
+};
+struct kvm arch_kvm_find(void);
+uint64_t arch_kvm_call(enum kvm_call how, const struct registers *registers);  /* RAX of the answer */
+uint64_t arch_kvm_set_msr(uint32_t msr, uint64_t value);                       /* what it reads as then */
 
 /* sleepers.c: vCPUs that wait for a lock, asleep until they are kicked, or until the next timer interrupt at the latest. */
 void sleepers_add(uint32_t *mask, unsigned cpu);
@@ -84,7 +94,7 @@ void cvm_cpu_init(struct cpu *cpu);                 /* on that vCPU, before it d
 void cvm_cpu_leave(struct cpu *cpu);                /* on that vCPU: it stops being this kernel's */
 void count(enum counter counter);
 uint64_t guest_map_gpa_range(struct cpu *cpu, const struct registers *registers, struct answer *answer);
-void guest_write_msr(struct cpu *cpu, uint32_t msr, uint64_t value);
+uint64_t guest_write_msr(struct cpu *cpu, uint32_t msr, uint64_t value);  /* its value then */
 uint64_t view_seed(uint64_t gpa);                   /* the pattern's seed for this page through its present mapping */
 uint64_t mix64(uint64_t x);
 
@@ -131,7 +141,7 @@ void enter_kernel(void);
 uint64_t arch_irq_save(void);
 bool arch_irq_was_on(uint64_t flags);
 void arch_irq_restore(uint64_t flags);
-void arch_hypercall_open(void);
+bool arch_hypercall_open(void);                     /* false: no such port, so no software platform */
 void arch_hypercall_put(const void *bytes, size_t size);
 int arch_hypercall_get(void);                       /* -1: nothing there */
 uint64_t arch_tables_root(void);

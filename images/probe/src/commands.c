@@ -4,7 +4,7 @@
 
 enum {
 	CMD_DESCRIBE = 1, CMD_FILL, CMD_START, CMD_STOP, CMD_VERIFY, CMD_READ, CMD_WRITE, CMD_HEARTBEAT, CMD_CANARY_ARM,
-	CMD_CANARY_CHECK, CMD_HALT, CMD_CRASH, CMD_CLOCK, CMD_BENCH, CMD_REBOOT, CMD_EARLY, CMD_SPARE,
+	CMD_CANARY_CHECK, CMD_HALT, CMD_CRASH, CMD_CLOCK, CMD_BENCH, CMD_REBOOT, CMD_EARLY, CMD_SPARE, CMD_HYPERCALL,
 	CMD_CVM = 32
 };
 enum { OK = 0, BUSY = 1, UNKNOWN_COMMAND = 2, BAD_PAYLOAD = 3, NOT_FILLED = 4, NOT_RAM = 5, WORKING = 6, NO_SUCH_WAY = 8 };
@@ -255,6 +255,18 @@ static uint32_t spare(const uint8_t *payload, struct reply *reply)
 	return OK;
 }
 
+/* One call of a real KVM, protected or not: the answer shows that it is one. */
+static uint32_t call_kvm(const uint8_t *payload, struct reply *reply)
+{
+	struct kvm kvm = arch_kvm_find();
+	struct registers call = { get_u64(payload), get_u64(payload + 8), get_u64(payload + 16), get_u64(payload + 24) };
+
+	reply_u32(reply, kvm.call);
+	reply_u32(reply, kvm.features);
+	reply_u64(reply, kvm.call ? arch_kvm_call(kvm.call, &call) : 0);
+	return OK;
+}
+
 static uint32_t nothing(const uint8_t *payload, struct reply *reply)
 {
 	(void)payload;
@@ -273,7 +285,7 @@ uint32_t command_execute(uint16_t code, const uint8_t *payload, uint32_t size, s
 		[CMD_HEARTBEAT] = { beat, 4 }, [CMD_CANARY_ARM] = { arm, 12 }, [CMD_CANARY_CHECK] = { check, 0 },
 		[CMD_HALT] = { nothing, 4 }, [CMD_CRASH] = { nothing, 4 }, [CMD_CLOCK] = { clock, 0 },
 		[CMD_BENCH] = { measure, 16 }, [CMD_REBOOT] = { before_reboot, 12 }, [CMD_EARLY] = { say_early, 0 },
-		[CMD_SPARE] = { spare, 16 },
+		[CMD_SPARE] = { spare, 16 }, [CMD_HYPERCALL] = { call_kvm, 32 },
 	};
 
 	arch_tables_catch_up();

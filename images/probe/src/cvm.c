@@ -8,6 +8,8 @@
 enum { HC_MAP_GPA_RANGE = 12, MIGRATION_READY = 1, LAYOUT = 1, ASSERT_VECTOR = 3 };
 
 struct cvm_page *cvm_page;
+static bool has_platform;                       /* a software platform has its channel */
+static struct kvm kvm;                          /* what is called where there is none; features 0 where nothing is */
 
 void count(enum counter counter)
 {
@@ -56,27 +58,34 @@ uint64_t guest_map_gpa_range(struct cpu *cpu, const struct registers *registers,
 		turn_give();
 		return result;
 	}
-	hypercall(cpu, OP_VMMCALL, &call, answer);
+	if (kvm.call) {
+		cvm_page->cpu[cpu->index].hypercalls++;
+		*answer = (struct answer){ .value = arch_kvm_call(kvm.call, &call) };
+	} else {
+		hypercall(cpu, OP_VMMCALL, &call, answer);
+	}
 	return answer->value;
 }
 
-void guest_write_msr(struct cpu *cpu, uint32_t msr, uint64_t value)
+uint64_t guest_write_msr(struct cpu *cpu, uint32_t msr, uint64_t value)
 {
 	struct registers call = { .rax = value, .rcx = msr };
 	struct answer answer;
 
+	if (kvm.call)
+		return arch_kvm_set_msr(msr, value);
 	if (is_es())
 		arch_vc_write_msr(cpu, msr, value);
 	else
 		hypercall(cpu, OP_WRMSR, &call, &answer);
+	return value;
 }
 
 static void write_ready(struct cpu *cpu, uint64_t value)
 {
 	if (!(cvm_page->features & FEATURE_MIGRATION_CONTROL))
 		return;
-	guest_write_msr(cpu, MSR_MIGRATION_CONTROL, value);
-	cvm_page->ready = value;
+	cvm_page->ready = guest_write_msr(cpu, MSR_MIGRATION_CONTROL, value);
 }
 
 static void share_in_tables(uint64_t start, uint64_t end, bool private)
@@ -99,6 +108,10 @@ static void say_hello(void)
 	struct registers hello = { .rax = (uint64_t)cvm_page, .rbx = cvm_page->root, .rcx = cvm.cbit_mask };
 	struct answer answer;
 
+	if (!has_platform) {
+		cvm_page->features = kvm.features & (FEATURE_MAP_GPA_RANGE | FEATURE_MIGRATION_CONTROL);
+		return;
+	}
 	hypercall(&cpus[0], OP_HELLO, &hello, &answer);
 	cvm_page->features = (uint32_t)answer.value;
 }
@@ -137,7 +150,10 @@ void cvm_firmware(void)
 {
 	if (!cvm.kind)
 		return;
-	hypercall_init();
+	/* A GHCB's call is not made here: an ES guest has none but the software platform to answer it. */
+	has_platform = hypercall_init() || is_es();
+	if (!has_platform)
+		kvm = arch_kvm_find();
 	say_hello();
 	if (is_kexec)
 		return;

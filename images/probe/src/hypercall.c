@@ -27,10 +27,10 @@ static uint64_t resend_ticks;
 static uint8_t input[sizeof(struct reply_frame)];
 static uint32_t input_size;
 
-void hypercall_init(void)
+bool hypercall_init(void)
 {
-	arch_hypercall_open();
 	resend_ticks = arch_ticks_per_s() / RESENDS_A_SECOND;
+	return arch_hypercall_open();
 }
 
 static void send(struct request *request)

@@ -6,9 +6,12 @@
 WEAK uint64_t arch_irq_save(void) { return 0; }
 WEAK bool arch_irq_was_on(uint64_t flags) { (void)flags; return false; }
 WEAK void arch_irq_restore(uint64_t flags) { (void)flags; }
-WEAK void arch_hypercall_open(void) { }
+WEAK bool arch_hypercall_open(void) { return false; }
 WEAK void arch_hypercall_put(const void *bytes, size_t size) { (void)bytes, (void)size; }
 WEAK int arch_hypercall_get(void) { return -1; }
+WEAK struct kvm arch_kvm_find(void) { return (struct kvm){ KVM_NONE, 0 }; }
+WEAK uint64_t arch_kvm_call(enum kvm_call how, const struct registers *registers) { (void)how, (void)registers; return 0; }
+WEAK uint64_t arch_kvm_set_msr(uint32_t msr, uint64_t value) { (void)msr, (void)value; return 0; }
 WEAK uint64_t arch_tables_root(void) { return 0; }
 WEAK void arch_tables_take_memory(void) { }
 WEAK void arch_tables_protect(void) { }

@@ -2,9 +2,9 @@
 #include "x86.h"
 #include "confidential.h"
 
-enum { COM1 = 0x3f8, COM2 = 0x2f8, COM3 = 0x3e8, DATA = 0, IER = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6 };
+enum { COM1 = 0x3f8, COM2 = 0x2f8, COM3 = 0x3e8, DATA = 0, IER = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6, SCRATCH = 7 };
 enum { LSR_DATA = 0x01, LSR_EMPTY = 0x20, IIR_NONE = 0x01, IER_RECEIVE = 0x01, IER_EMPTY = 0x02, FIFO_ON_TRIGGER_8 = 0x87, FIFO_ON_TRIGGER_14 = 0xc7, FIFO_BYTES = 16 };
-enum { PATIENCE = 1000000 };
+enum { PATIENCE = 1000000, SCRATCH_MARK = 0x5a };
 
 static void setup(uint16_t port, uint8_t interrupts, uint8_t fifo)
 {
@@ -54,9 +54,12 @@ void arch_channel_put(const void *bytes, size_t size)
 }
 
 /* Polled: a hypercall waits for its answer, with interrupts on or off. QEMU hands over a trigger's worth at a time. */
-void arch_hypercall_open(void)
+bool arch_hypercall_open(void)
 {
 	setup(COM3, 0, FIFO_ON_TRIGGER_14);
+	/* Where nothing is, reads give all ones. */
+	outb(COM3 + SCRATCH, SCRATCH_MARK);
+	return inb(COM3 + SCRATCH) == SCRATCH_MARK;
 }
 
 void arch_hypercall_put(const void *bytes, size_t size)
