@@ -20,18 +20,19 @@ _REASON = "a generic timer was due when the source stopped; its line goes up whi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Timer:
-    """Place in gt_timer, the PPI that virt wires it to, and its control register (as arm_registers.py names it)."""
+    """Names of its item of gt_timer, the PPI that virt wires it to, its control register as arm_registers.py has it."""
 
-    index: int
+    items: tuple[str, str]
+    """QEMU 7.2 counts, 10.0 names them."""
     ppi: int
     control: str
 
 
 _TIMERS = (
-    _Timer(index=0, ppi=30, control="s3_3_c14_c2_1"),  # CNTP_CTL_EL0
-    _Timer(index=1, ppi=27, control="s3_3_c14_c3_1"),  # CNTV_CTL_EL0
-    _Timer(index=2, ppi=26, control="s3_4_c14_c2_1"),  # CNTHP_CTL_EL2
-    _Timer(index=3, ppi=29, control="s3_7_c14_c2_1"),  # CNTPS_CTL_EL1
+    _Timer(items=("0", "GTIMER_PHYS"), ppi=30, control="s3_3_c14_c2_1"),  # CNTP_CTL_EL0
+    _Timer(items=("1", "GTIMER_VIRT"), ppi=27, control="s3_3_c14_c3_1"),  # CNTV_CTL_EL0
+    _Timer(items=("2", "GTIMER_HYP"), ppi=26, control="s3_4_c14_c2_1"),  # CNTHP_CTL_EL2
+    _Timer(items=("3", "GTIMER_SEC"), ppi=29, control="s3_7_c14_c2_1"),  # CNTPS_CTL_EL1
 )
 _ISTATUS = MappingProxyType({7: 0x04})
 _INTERRUPT_HARD = MappingProxyType({3: 0x02})
@@ -47,16 +48,17 @@ def due_timers(sent: DeviceState) -> tuple[VolatileField, ...]:
         field
         for cpu in cpus
         for timer in _TIMERS
-        if 0 < _number(cpu, f"gt_timer[{timer.index}]") <= now_ns
-        for field in _fields(cpu.instance_id, timer, is_single=len(cpus) == 1)
+        for item in timer.items
+        if 0 < _number(cpu, f"gt_timer[{item}]") <= now_ns
+        for field in _fields(cpu.instance_id, timer, item, is_single=len(cpus) == 1)
     )
 
 
-def _fields(vcpu: int, timer: _Timer, *, is_single: bool) -> Iterator[VolatileField]:
+def _fields(vcpu: int, timer: _Timer, item: str, *, is_single: bool) -> Iterator[VolatileField]:
     line = MappingProxyType({3 - timer.ppi // 8: 1 << timer.ppi % 8})
     level = "cpu.level" if is_single else f"cpu[[]{vcpu}].level"
     yield VolatileField(device="arm_gicv3/0", field=level, bits=line, reason=_REASON)
-    yield VolatileField(device=f"cpu/{vcpu}", field=f"gt_timer[[]{timer.index}]", reason=_REASON)
+    yield VolatileField(device=f"cpu/{vcpu}", field=f"gt_timer[[]{item}]", reason=_REASON)
     yield VolatileField(device=f"cpu/{vcpu}", field=f"cpreg.{timer.control}", bits=_ISTATUS, reason=_REASON)
     for device, field in (("cpu_common", "interrupt_request"), ("cpu", "cpu/irq-line-state:env.irq_line_state")):
         yield VolatileField(device=f"{device}/{vcpu}", field=field, bits=_INTERRUPT_HARD, reason=_REASON)

@@ -115,7 +115,7 @@ def test_a_transmitter_that_waited_for_its_host_may_have_gone_on() -> None:
     assert kinds(state(gone_on), state(waiting))[0] == ("extra", f"serial/0 {tsr}")
 
 
-def arm(vcpus: int, *, due: bool, fired: bool, line: int = 27) -> DeviceState:
+def arm(vcpus: int, *, due: bool, fired: bool, line: int = 27, item: str = "1") -> DeviceState:
     """A machine whose virtual timers are armed; *due*: their time is over, *fired*: the destination has seen it."""
     now_ns, expiry_ns = 5000, 4000 if due else 6000
     levels = [
@@ -133,7 +133,7 @@ def arm(vcpus: int, *, due: bool, fired: bool, line: int = 27) -> DeviceState:
                     vmsd="cpu",
                     version=1,
                     fields=(
-                        number("gt_timer[1]", 0x7FFF_FFFF if fired else expiry_ns),
+                        number(f"gt_timer[{item}]", 0x7FFF_FFFF if fired else expiry_ns),
                         field("cpreg.s3_3_c14_c3_1", bytes(7) + bytes([5 if fired else 1])),
                         number("cpu/irq-line-state:env.irq_line_state", 2 if fired else 0),
                     ),
@@ -144,9 +144,11 @@ def arm(vcpus: int, *, due: bool, fired: bool, line: int = 27) -> DeviceState:
     )
 
 
+@pytest.mark.parametrize("item", ["1", "GTIMER_VIRT"])
 @pytest.mark.parametrize("vcpus", [1, 2])
-def test_a_timer_that_was_due_may_fire_while_it_loads(vcpus: int) -> None:
-    assert check_device_state(arm(vcpus, due=True, fired=False), arm(vcpus, due=True, fired=True)) == ()
+def test_a_timer_that_was_due_may_fire_while_it_loads(vcpus: int, item: str) -> None:
+    before, after = (arm(vcpus, due=True, fired=fired, item=item) for fired in (False, True))
+    assert check_device_state(before, after) == ()
 
 
 @pytest.mark.parametrize("vcpus", [1, 2])
