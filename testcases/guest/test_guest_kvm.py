@@ -72,7 +72,7 @@ def test_a_protected_guest_goes_by_what_kvm_offers(lab: Any) -> None:
     require_kvm(lab)
 
     async def story() -> None:
-        options = ("-cpu", "host", "-append", "cvm=sev cbit=51")
+        options = ("-cpu", "host", "-append", "cvm=sev cbit=58")
         async with lab.guest(*options, memory_mib=64, accel="kvm", has_platform=False) as (_, probe, guest):
             offered = (await probe.hypercall(NO_SUCH_CALL, deadline=lab.deadline)).features & BOTH
             cvm = ConfidentialProbe(probe)

@@ -15,11 +15,30 @@ from hypothesis import strategies as st
 
 from harness.migration.stream import xbzrle
 from harness.migration.stream.devices import decode_tail
-from harness.migration.stream.elements import RamBlock, RamBlockList, RamPages, SectionHead, Tail
-from harness.migration.stream.format import FLAG_PAGE, FLAG_ZERO, ReturnType, SectionType
+from harness.migration.stream.elements import (
+    Header,
+    RamBlock,
+    RamBlockList,
+    RamMark,
+    RamPages,
+    SectionFooter,
+    SectionHead,
+    Tail,
+)
+from harness.migration.stream.format import (
+    FLAG_CONTINUE,
+    FLAG_EOS,
+    FLAG_MEM_SIZE,
+    FLAG_PAGE,
+    FLAG_ZERO,
+    ReturnType,
+    SectionType,
+)
 from harness.migration.stream.ledger import PageLedger
+from harness.migration.stream.parser import StreamParser
 from harness.migration.stream.return_path import BITMAP_END, ReturnMessage, ReturnPathParser, encode_return
 from harness.migration.stream.summary import lines, summarise
+from harness.migration.stream.writer import write
 from harness.model.errors import SetupError, StreamError
 from harness.model.memory import PAGE_SIZE
 
@@ -224,3 +243,59 @@ def test_summary_of_what_is_no_stream(tmp_path: Path) -> None:
     assert any("no migration stream" in line for line in lines(summary))
     with pytest.raises(SetupError, match="cannot read"):
         summarise(tmp_path / "absent")
+
+
+def stream_of(words: list[int]) -> bytes:
+    """A RAM section with a record of data or of zeros per word, whose page begins with its index in *words*."""
+    used_bytes = 4096 * PAGE_SIZE
+    listed = RamBlockList(word=used_bytes | FLAG_MEM_SIZE, blocks=(RamBlock(name="ram", used_bytes=used_bytes),))
+    start = SectionHead(kind=SectionType.START, section_id=2, idstr="ram", version_id=4)
+    part = SectionHead(kind=SectionType.PART, section_id=2)
+    mark, footer = RamMark(word=FLAG_EOS), SectionFooter(section_id=2)
+    records = []
+    for index, word in enumerate(words):
+        named = struct.pack(">Q", word) + (b"" if word & FLAG_CONTINUE else b"\3ram")
+        body = index.to_bytes(8, "big") + bytes(PAGE_SIZE - 8) if word & FLAG_PAGE else b"\0"
+        records.append(named + body)
+    head = write([Header(version=3), start, listed, mark, footer, part])
+    return head + b"".join(records) + write([mark, footer]) + b"\0"
+
+
+@st.composite
+def long_words(draw: st.DrawFn) -> list[int]:
+    """Runs of data in a row, short and long, with zeros, jumps and named records between them."""
+    words = [FLAG_PAGE]
+    for _ in range(draw(st.integers(1, 6))):
+        first = draw(st.integers(0, 4000))
+        flag = draw(st.sampled_from([FLAG_PAGE, FLAG_PAGE, FLAG_ZERO]))
+        named = draw(st.booleans())
+        for index in range(first, first + draw(st.integers(1, 60))):
+            is_named = named and index == first
+            words.append(index * PAGE_SIZE | flag | (0 if is_named else FLAG_CONTINUE))
+    return words
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=long_words(), piece=st.integers(500, 200_000), cuts=st.booleans())
+def test_long_runs_are_cut_and_counted_as_single_records_are(words: list[int], piece: int, cuts: bool) -> None:
+    data = stream_of(words)
+    parser, fast, slow = StreamParser(), PageLedger(), PageLedger()
+    found, held = [], b""
+    for start in range(0, len(data), piece):
+        chunk = held + data[start : start + piece]
+        elements, used = parser.cut(chunk) if cuts else (parser.feed(chunk), len(chunk))
+        held = chunk[used:]
+        for element in elements:
+            fast.add(element)
+            if isinstance(element, RamPages):
+                records = list(element.records())
+                found += [(record.ram_addr | record.flags, bytes(record.data[:8])) for record in records]
+                for record in records:
+                    slow.add(batch("ram", [record.ram_addr // PAGE_SIZE], record.flags))
+            else:
+                slow.add(element)
+    bodies = [index.to_bytes(8, "big") if word & FLAG_PAGE else b"\0" for index, word in enumerate(words)]
+    assert found == list(zip(words, bodies, strict=True))
+    assert fast.records_per_pass == slow.records_per_pass
+    for name in ("data", "zero", "delta", "first_pass", "last_pass"):
+        assert getattr(fast.blocks["ram"], name).tolist() == getattr(slow.blocks["ram"], name).tolist()
