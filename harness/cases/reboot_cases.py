@@ -7,7 +7,7 @@ from typing import Any
 from harness.cases.attempt import cancelled_attempt
 from harness.cases.case import case
 from harness.cases.hop import move, start_destination
-from harness.cases.judge_reboot import Manner
+from harness.cases.judge_reboot import Manner, judge_last
 from harness.cases.load import verify
 from harness.cases.reboot import Rebooter, drawn_manners
 from harness.cases.reboot_settings import RebootSettings
@@ -157,5 +157,5 @@ async def _reboot(rebooter: Rebooter, guest: Guest, manners: list[Manner]) -> Gu
 
 
 async def _end(rebooter: Rebooter, guest: Guest) -> None:
-    await verify(rebooter.stage, guest)
+    await judge_last(rebooter.stage, guest, await verify(rebooter.stage, guest))
     rebooter.sum_up()

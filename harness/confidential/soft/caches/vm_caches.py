@@ -80,13 +80,25 @@ class VmCaches:
         self._note(self._flush.everything())
         self._caches.use(self.private)
 
-    def renew(self, asid: int, key: Key) -> None:
-        """The same where the guest gets a new context: another ASID, or the same with another key."""
+    def retire(self) -> None:
+        """The guest's context is about to end (WBINVD before DEACTIVATE): all goes to memory under the key that it has.
+
+        The VM must not run until renew() was called.
+        """
+        self.at_risk += self._caches.dirty_lines
         self._note(self._flush.everything())
+        self._caches.look()
+
+    def renew(self, asid: int, key: Key) -> None:
+        """The guest has a new context, another ASID or the same with another key, and reads memory by that one.
+
+        Whatever is dirty still was missed by the flush. It will fall over memory under the key that its ASID has then.
+        """
         self.private = LineView(asid)
         self._engine.load(self.private, key)
         if self.private not in self._seen_views:
             self._seen_views.append(self.private)
+        self._caches.overwrite()
         self._caches.use(self.private)
 
     def time_passes(self) -> None:
