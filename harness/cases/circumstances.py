@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from harness.cases.protection_settings import ProtectionSettings
 from harness.cases.settings import CancelSettings
@@ -50,17 +50,6 @@ class ProtectedCaseSettings(CancelSettings):
     @classmethod
     def _words(cls, value: Any) -> Any:
         return [word for word in value.split(",") if word] if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _renews(self) -> Self:
-        if self.protection.renews and not self.may_renew:
-            raise ValueError("protection.renews is only played where a guest is rebooted: see the cases reboot/*")
-        return self
-
-    @property
-    def may_renew(self) -> bool:
-        """A host that gives the guest a new context at each reset can be played here."""
-        return False
 
     @property
     def holds_firmware(self) -> bool:

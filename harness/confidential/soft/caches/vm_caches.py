@@ -85,8 +85,9 @@ class VmCaches:
 
         The VM must not run until renew() was called.
         """
-        self.at_risk += self._caches.dirty_lines
-        self._note(self._flush.everything())
+        seen, done = self._caches.dirty_lines, self._flush.everything()
+        self.at_risk += max(seen, done.lines)
+        self._note(done)
         self._caches.look()
 
     def renew(self, asid: int, key: Key) -> None:
