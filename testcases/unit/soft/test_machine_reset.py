@@ -241,6 +241,18 @@ def test_registers_as_the_monitor_prints_them() -> None:
 
 
 @pytest.mark.parametrize("flavour", [SOFT_SEV, SOFT_CSV, SOFT_CSV2], ids=lambda flavour: flavour.name)
+def test_a_call_of_the_old_boot_that_is_read_behind_the_reset_touches_nothing(flavour: Flavour) -> None:
+    vm = booted(flavour)
+    vm.tell(RINGS.start, len(RINGS), private=False)
+    reset(vm)
+    clean, at_reset = vm.protection.snapshot(), vm.protection.vcpus_at_reset()
+    vm.tell(RINGS.start, len(RINGS), private=False, vcpu=1)
+    assert vm.protection.snapshot() == clean
+    assert vm.protection.vcpus_at_reset() == at_reset
+    assert check_reset_vcpus(at_reset) == ()
+
+
+@pytest.mark.parametrize("flavour", [SOFT_SEV, SOFT_CSV, SOFT_CSV2], ids=lambda flavour: flavour.name)
 def test_a_plain_reset_keeps_the_context(flavour: Flavour) -> None:
     vm = booted(flavour)
     before = vm.protection.identity

@@ -18,7 +18,7 @@ from harness.confidential.soft.caches.line_origin import Known, LineOrigin
 from harness.confidential.soft.caches.stale_lines import StaleLines
 from harness.confidential.soft.caches.vm_caches import VmCaches
 from harness.confidential.soft.caches.written_lines import Extents, Lines
-from harness.confidential.soft.channel.hypercalls import HypercallReply, HypercallRequest
+from harness.confidential.soft.channel.hypercalls import HypercallReply, HypercallRequest, Operation, ReplyFlag
 from harness.confidential.soft.flavour import Flavour
 from harness.confidential.soft.host.guest_calls import GuestCalls
 from harness.confidential.soft.host.handshake import MigrationControl
@@ -143,6 +143,10 @@ class VmProtection:
     def hypercall(self, request: HypercallRequest) -> HypercallReply:
         """Answer one request on the hypercall channel."""
         with self._lock:
+            is_old = request.boot_id == self._boot_id and request.operation is not Operation.HELLO
+            if self._is_reset and is_old:
+                # Said before the machine was reset, and read by us only now: no vCPU of that boot is there any more.
+                return HypercallReply(flags=ReplyFlag.ERROR)
             return self._calls.answer(request)
 
     def reset(self) -> None:
