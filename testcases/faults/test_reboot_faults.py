@@ -131,7 +131,7 @@ def test_a_new_key_does_not_keep_old_lines_out(play: Player, backend: str) -> No
     """Lines of the old context that no flush has written back fall over the next boot's memory under its key."""
     result = played(play, RENEWED, SoftFault.FLUSH_SKIPPED.value, backend=backend)
     assert result.verdict is Verdict.FAIL, result.reason
-    assert {("memory/guest", "old-view"), ("memory/stale-lines", "old-view")} & found_by(result)
+    assert ("memory/stale-lines", "old-view") in found_by(result)
 
 
 def test_who_reads_nothing_new_does_no_harm_where_the_context_stays(play: Player) -> None:
