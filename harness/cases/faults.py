@@ -38,6 +38,7 @@ class HostFault(StrEnum):
     RESETS_FIRST = "host-resets-first"
     RESETS_ANYWAY = "host-resets-anyway"
     STAYS_PAUSED = "host-stays-paused"
+    MEASUREMENT_KEPT = "management-measurement-kept"
     DEVICE_LOSES = "irq-device-loses"
     DEVICE_DOUBLES = "irq-device-doubles"
     DEVICE_STOPS_LATE = "irq-device-stops-late"
@@ -63,8 +64,17 @@ class Fault:
     """Only the software platform (a backend ``soft-*``) can play it."""
 
 
-def _host(name: HostFault, owner: str, summary: str, caught_by: str, bug_class: str = "") -> Fault:
-    return Fault(name=name.value, owner=owner, summary=summary, caught_by=caught_by, bug_class=bug_class)
+def _host(
+    name: HostFault, owner: str, summary: str, caught_by: str, bug_class: str = "", *, needs_platform: bool = False
+) -> Fault:
+    return Fault(
+        name=name.value,
+        owner=owner,
+        summary=summary,
+        caught_by=caught_by,
+        bug_class=bug_class,
+        needs_platform=needs_platform,
+    )
 
 
 FAULTS: Mapping[str, Fault] = MappingProxyType(
@@ -162,6 +172,14 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
             ),
             _host(
                 HostFault.STAYS_PAUSED, "management", "leaves the guest paused that it has reset", "reset/end: hangs"
+            ),
+            _host(
+                HostFault.MEASUREMENT_KEPT,
+                "management",
+                "attests a guest by what it read before a reset, on a host that renews (protection.renews=true)",
+                "reset/measurement: stale",
+                bug_class="B46",
+                needs_platform=True,
             ),
             _host(
                 HostFault.DEVICE_LOSES,

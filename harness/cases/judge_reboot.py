@@ -10,7 +10,8 @@ from harness.checks import early, kernel_log, reset_calls, stale_lines
 from harness.checks.page_map import RESET, check_after_reset
 from harness.guest.early_memory import wrong_lines
 from harness.guest.reboot import BOOT_VCPU, early_report
-from harness.model.early import EarlyEvidence, EarlyInterrupt
+from harness.model.early import EarlyEvidence, EarlyInterrupt, WrongLine
+from harness.model.guest import GuestMemory
 from harness.model.machine import Accel
 from harness.model.page_map import PageMap
 from harness.model.reboot import RebootOutcome
@@ -39,14 +40,21 @@ def judge_resets(stage: Stage, evidence: ResetEvidence, manner: Manner, expected
     # Under TCG nothing of the kernel's takes part, and nobody could be told; the platform notes what it plays.
     if is_kvm:
         notebook.judge(kernel_log.CHECK, kernel_log.check_kernel_log(evidence.kernel_log))
-    if WAYS[manner.way].resets and (is_kvm or evidence.trace is not None):
+    has_calls = WAYS[manner.way].resets and expected is not RebootOutcome.NEW_CONTEXT
+    if has_calls and (is_kvm or evidence.trace is not None):
         notebook.judge(reset_calls.CHECK, reset_calls.check_reset_calls(evidence, expected=expected))
 
 
 async def judge_early(
-    stage: Stage, before: Guest, guest: Guest, manner: Manner, pended: tuple[EarlyInterrupt, ...]
+    stage: Stage,
+    before: Guest,
+    guest: Guest,
+    manner: Manner,
+    pended: tuple[EarlyInterrupt, ...],
+    *,
+    is_renewed: bool = False,
 ) -> None:
-    """What the earliest code of *guest* found of the boot that *before* was."""
+    """What the earliest code of *guest* found of the boot that *before* was; *is_renewed* as EarlyEvidence has it."""
     notebook = stage.notebook
     report = await early_report(guest.probe, deadline=stage.deadline)
     seed = stage.pattern_seed
@@ -59,6 +67,7 @@ async def judge_early(
         boot_count=guest.description.boot_count,
         is_reset=WAYS[manner.way].resets,
         way=str(manner.way),
+        is_renewed=is_renewed,
         lines=lines,
         pended=pended,
     )
@@ -68,10 +77,24 @@ async def judge_early(
     notebook.judge(early.INTERRUPTS, early.check_interrupts(evidence))
     if manner.pend:
         notebook.judge("precondition", early.check_pended(evidence, at_least=_PENDED))
+    await _judge_origins(stage, guest, lines)
+    stage.events.emit("guest", "looked", pages=report.pages_checked, bad=report.pages_bad, ticks=report.ticks)
+
+
+async def judge_last(stage: Stage, guest: Guest, memory: GuestMemory) -> None:
+    """What the guest found wrong in its last look at all memory: no boot comes after it whose earliest code would."""
+    if not stage.shield or not memory.damages:
+        return
+    seed = stage.pattern_seed
+    lines = await asyncio.to_thread(wrong_lines, memory.damages, guest.vm.ram, guest.layout, private_seed=seed)
+    await _judge_origins(stage, guest, lines)
+
+
+async def _judge_origins(stage: Stage, guest: Guest, lines: tuple[WrongLine, ...]) -> None:
+    """Through which view damaged lines were written, where that can be told."""
     if stage.shield:
         origins = await asyncio.to_thread(stage.shield.origins, guest.vm, lines)
-        notebook.judge(stale_lines.CHECK, stale_lines.check_stale_lines(origins, role=guest.vm.role))
-    stage.events.emit("guest", "looked", pages=report.pages_checked, bad=report.pages_bad, ticks=report.ticks)
+        stage.notebook.judge(stale_lines.CHECK, stale_lines.check_stale_lines(origins, role=guest.vm.role))
 
 
 def judge_map(stage: Stage, guest: Guest, manner: Manner, *, before: PageMap, fresh: PageMap) -> None:

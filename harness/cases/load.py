@@ -6,7 +6,7 @@ from harness.cases.faults import HostFault
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import Guest, Stage
 from harness.checks.memory import GUEST, check_guest_memory, check_running_reads
-from harness.model.guest import CrashKind, Workload
+from harness.model.guest import CrashKind, GuestMemory, Workload
 from harness.model.memory import PAGE_SHIFT
 
 _ANSWER_S = 10.0
@@ -48,8 +48,8 @@ async def stop_work(stage: Stage, guest: Guest) -> None:
     stage.notebook.judge("memory/running-reads", check_running_reads(work))
 
 
-async def verify(stage: Stage, guest: Guest) -> None:
-    """Stop the workload and let the guest judge all of its memory, on all vCPUs."""
+async def verify(stage: Stage, guest: Guest) -> GuestMemory:
+    """Stop the workload and let the guest judge all of its memory, on all vCPUs; what it found."""
     stage.step("verify")
     await _strike(stage, guest)
     deadline = stage.deadline.within(_ANSWER_S + _VERIFY_S_PER_GIB * guest.vm.ram.size_bytes / (1 << 30))
@@ -60,6 +60,7 @@ async def verify(stage: Stage, guest: Guest) -> None:
         )
     stage.notebook.judge(GUEST, check_guest_memory(memory))
     stage.events.emit("guest", "verified", pages=memory.pages_checked, bad=memory.pages_bad)
+    return memory
 
 
 async def _strike(stage: Stage, guest: Guest) -> None:

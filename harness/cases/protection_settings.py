@@ -65,6 +65,9 @@ class ProtectionSettings(BaseModel):
     """The host refuses this conversion of the guest's workload, counted from 1; 0 refuses none."""
     resets_arrived: bool = True
     """False is a host that does not reset a guest with encrypted vCPU state that came in (Hygon's QEMU)."""
+    renews: bool = False
+    """A reset gives the guest a new context: another key, handle and measurement, and what was private is gone, as
+    with QEMU 11's confidential guest reset. Only in cases that reboot."""
     pace: ProcessorPace = ProcessorPace.INSTANT
     caches: bool | None = None
     """Caches that are not coherent between views of memory are played: a missing flush hurts. None: where the case

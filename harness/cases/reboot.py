@@ -11,6 +11,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
+from harness.cases.attestation import Attestation
 from harness.cases.faults import HostFault
 from harness.cases.judge_reboot import Manner, judge_early, judge_map, judge_resets
 from harness.cases.load import stop_work
@@ -55,6 +56,10 @@ class Rebooter:
     """The host's list of a boot that nothing came before."""
     cycles_s: list[float] = field(default_factory=list)
     """From the order to READY."""
+    attestation: Attestation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attestation = Attestation(self.stage)
 
     async def begin(self, guest: Guest) -> None:
         """Of a guest that has just booted for the first time and has written nothing yet; then load it."""
@@ -117,6 +122,7 @@ class Rebooter:
         stage, vm = self.stage, guest.vm
         stage.step(f"reboot {self.done} by {manner.way}")
         map_before = stage.shield.of(vm).protection.snapshot().page_map if stage.shield else None
+        launched = self.attestation.read(vm)
         await self._apply_faults(guest)
         deadline = stage.deadline.within(self.settings.boot_s)
         stage.notebook.has_moved = True
@@ -134,9 +140,14 @@ class Rebooter:
         if stage.notebook.judge(reboot_end.CHECK, reboot_end.check_reboot_end(end, expected=expected)) or ready is None:
             raise CaseOverError
         vm.rebooted()
+        if evidence.resets:
+            self.attestation.was_reset(vm)
         judge_resets(stage, evidence, manner, expected)
         again = await stage.looked_at(guest)
-        await judge_early(stage, guest, again, manner, pended)
+        is_renewed = expected is RebootOutcome.NEW_CONTEXT and WAYS[manner.way].resets
+        await judge_early(stage, guest, again, manner, pended, is_renewed=is_renewed)
+        if launched:
+            self.attestation.judge(vm, launched, is_renewed=is_renewed)
         if map_before and self.fresh:
             judge_map(stage, again, manner, before=map_before, fresh=self.fresh)
         return again

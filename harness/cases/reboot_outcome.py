@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.cases.protection_settings import ProtectionSettings
+from harness.confidential.soft.flavour import FLAVOURS
 from harness.model.reboot import RebootOutcome, expected_reboot
 
 
@@ -11,6 +12,7 @@ def outcome_of(
 ) -> RebootOutcome:
     """Of a guest that *has_arrived* by a migration, or was never moved. *qemu* is (major, minor)."""
     outcome = expected_reboot(technology, has_arrived=has_arrived, qemu=qemu)
-    if outcome is not RebootOutcome.EITHER:
-        return outcome
-    return RebootOutcome.PASSES_WITH_CALLS if protection.resets_arrived else RebootOutcome.NOT_RESETTABLE
+    if outcome is RebootOutcome.EITHER:
+        outcome = RebootOutcome.PASSES_WITH_CALLS if protection.resets_arrived else RebootOutcome.NOT_RESETTABLE
+    is_played = technology in FLAVOURS and outcome.may_come_back
+    return RebootOutcome.NEW_CONTEXT if is_played and protection.renews else outcome

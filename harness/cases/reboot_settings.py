@@ -56,6 +56,11 @@ class RebootSettings(ProtectedCaseSettings):
         return True
 
     @property
+    def may_renew(self) -> bool:
+        """With each reset."""
+        return True
+
+    @property
     def changes_vmfd(self) -> bool:
         """As new_vmfd says."""
         return self.new_vmfd

@@ -44,6 +44,11 @@ class ResetInMigrationSettings(RebootSettings):
 
     reset_at: tuple[ResetAt, ...] = tuple(ResetAt)
 
+    @property
+    def may_renew(self) -> bool:
+        """No: a migration under way would lose its session, and a QEMU that renews forbids it from the start."""
+        return False
+
     @field_validator("reset_at", mode="before")
     @classmethod
     def _phases(cls, value: Any) -> Any:

@@ -85,6 +85,8 @@ class MigrationCaseSettings(Settings):
             raise ValueError(f"working_set_mib {self.working_set_mib} exceeds memory_mib {self.memory_mib}")
         if self.workload is Workload.IDLE and self.passes > 1:
             raise ValueError("an idle guest dirties nothing: set passes=1 or another workload")
+        if self.protection.renews and not self.may_renew:
+            raise ValueError("protection.renews is only played where a guest is rebooted and no migration is under way")
         return self
 
     @property
@@ -100,6 +102,11 @@ class MigrationCaseSettings(Settings):
     @property
     def plays_resets(self) -> bool:
         """Whether the platform plays what KVM and caches do around a reset; see cases/reset_road.py."""
+        return False
+
+    @property
+    def may_renew(self) -> bool:
+        """Whether a host that gives the guest a new context at each reset can be played; see protection.renews."""
         return False
 
     @property

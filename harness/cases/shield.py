@@ -28,6 +28,7 @@ from harness.model.errors import BlockedError, HarnessError
 from harness.model.guest import RamLayout
 from harness.model.machine import MachineSpec
 from harness.model.memory import LINE_SIZE
+from harness.model.protection import LaunchIdentity
 from harness.model.reset import IoctlTrace, VcpuAtReset
 from harness.model.seed import Seed
 from harness.model.soft_fault import SOFT_FAULTS, Owner, SoftFault
@@ -103,7 +104,10 @@ class Shield:
 
     def reset_begins(self, vm: Vm) -> None:
         """PRE_SYSTEM_RESET. *vm* stands still, its memory is as the guest left it."""
-        self.of(vm).protection.reset_begins()
+        protection = self.of(vm).protection
+        before = protection.lines_at_risk
+        protection.reset_begins()
+        self.lines_at_risk += protection.lines_at_risk - before
 
     def reset_done(self, vm: Vm) -> tuple[VcpuAtReset, ...]:
         """POST_SYSTEM_RESET: QEMU has reset the machine, and *vm* still stands still.
@@ -115,6 +119,10 @@ class Shield:
         protection.reset_ends()
         self.lines_at_risk += protection.lines_at_risk - before
         return protection.vcpus_at_reset()
+
+    def identity(self, vm: Vm) -> LaunchIdentity:
+        """Handle and measurement of the guest's context, as its host has them now."""
+        return self.of(vm).protection.identity
 
     def time_passes(self, vm: Vm) -> None:
         """Some of what is dirty in caches is written back now. *vm* stands still, and no migration of it goes on."""
@@ -153,6 +161,7 @@ class Shield:
             answers_retry=settings.answers_retry,
             refuses_conversion=settings.refuses_conversion,
             caches=bool(settings.caches),
+            renews=settings.renews,
         )
         if not incoming:
             return own

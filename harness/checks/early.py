@@ -25,15 +25,24 @@ _SHOWN = 4
 _LINE = "class B22, B23: caches are flushed, on all CPUs and to the last line, before another view is used"
 _PAGE = "whole pages: a write was lost, or the map took them for another kind (B3-B12)"
 _VIEW = "class B3, B4: what the page map says of these pages is not what it was when they were written"
+_KEY = "class B46: another context has another key; one that reads old memory was not launched anew"
 _SEED_WORD = slice(16, 24)
 
 
 def check_early_memory(evidence: EarlyEvidence, *, managed_pages: int) -> tuple[Finding, ...]:
-    """All of what the boot before had written is still there.
+    """All of what the boot before had written is still there; behind a reset that gave a new key, nothing private is.
 
     An error where that boot had written nothing that could be judged.
     """
     report = evidence.report
+    if evidence.is_renewed:
+        # The page that tells the next boot what to expect is private too: it is garbage, or zero where memory is new.
+        if report.state is not EarlyState.LOOKED:
+            return ()
+        detail = (
+            f"after {evidence.way}: {report.pages_checked} private pages of the boot before are read as it left them"
+        )
+        return (_finding(MEMORY, "old-key", "boot page", detail, _KEY),)
     if report.state is EarlyState.SPOILED:
         detail = "what the boot before wrote down for the next one is not as it was left: no page can be judged"
         return (_finding(MEMORY, "kept-lost", "boot page", detail, _LINE),)
@@ -76,14 +85,23 @@ def _told(damages: Sequence[PageDamage]) -> str:
 
 
 def check_boots(evidence: EarlyEvidence) -> tuple[Finding, ...]:
-    """A reset is one boot more, under another id; a kernel that another one started is in the same boot."""
+    """A reset is one boot more, under another id; a kernel that another one started is in the same boot.
+
+    Under a new key the count begins anew, for it is kept in private memory.
+    """
     report = evidence.report
     is_new, more = evidence.boot_id != evidence.boot_id_before, evidence.boot_count - evidence.boot_count_before
     findings = []
     if evidence.is_reset:
         if not is_new:
             findings.append(_finding(BOOTS, "same-boot", "guest", f"{evidence.way}: the boot id is what it was"))
-        if more != 1:
+        if evidence.is_renewed:
+            if evidence.boot_count != 1:
+                detail = (
+                    f"boot {evidence.boot_count} behind a reset that gave a new key: the count is in private memory"
+                )
+                findings.append(_finding(BOOTS, "miscounted", "boot page", detail, _KEY))
+        elif more != 1:
             detail = f"boot {evidence.boot_count_before}, and boot {evidence.boot_count} after one reboot"
             remedy = "a count that begins anew: the boot page was lost; one that jumps: the guest crashed on its way"
             findings.append(_finding(BOOTS, "miscounted", "boot page", detail, remedy))

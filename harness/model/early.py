@@ -101,6 +101,8 @@ class EarlyEvidence:
     is_reset: bool
     """The machine was reset; else one kernel started another."""
     way: str
+    is_renewed: bool = False
+    """The reset gave the guest another key: nothing private of the boot before can be read any more."""
     lines: tuple[WrongLine, ...] = ()
     """Of the damages, where somebody looked."""
     pended: tuple[EarlyInterrupt, ...] = field(default=())

@@ -34,6 +34,22 @@ class SessionCommand:
     """Of a refused update-data, the page that it was for; None where nobody can say."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchIdentity:
+    """What a guest's context is known by outside of the host: handle and measurement of its launch.
+
+    QMP's ``query-sev`` and ``query-sev-launch-measure`` (qapi/misc-i386.json).
+    """
+
+    handle: int
+    """Of the secure processor; 0 for no guest."""
+    measurement: bytes
+    """LAUNCH_MEASURE's; empty for a guest that was not launched here but came in."""
+
+    def __str__(self) -> str:
+        return f"handle {self.handle}, measurement {self.measurement[:8].hex() or 'none'}"
+
+
 class AttemptEnd(StrEnum):
     """How an attempt to move a guest ended, by QEMU's ``query-migrate`` on the source."""
 

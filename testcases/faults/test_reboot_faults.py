@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from harness.cases.faults import FAULTS, HostFault
+from harness.model.errors import UsageError
 from harness.model.result import CaseResult
-from harness.model.soft_fault import SOFT_FAULTS, SoftFault
+from harness.model.soft_fault import SoftFault
 from harness.model.verdict import Verdict
 from testcases.conftest import Player
 
@@ -24,15 +26,25 @@ SHARED, PRIVATE = "C=0", r"ASID \d+, C=1"
 LOOP: dict[str, Any] = {"case": "reboot/loop", "times": 6}
 ONE_WAY: dict[str, Any] = {"case": "reboot/loop", "times": 1, "ways": ["acpi"]}
 KEXEC: dict[str, Any] = {"case": "reboot/loop", "times": 1, "ways": ["kexec"]}
+RENEWED: dict[str, Any] = {**ONE_WAY, "times": 2, "protection": {"renews": True}}
+RENEWED_LOOP: dict[str, Any] = {**LOOP, "protection": {"renews": True}}
 MOVED: dict[str, Any] = {"case": "reboot/then-migrate", "times": 1, "ways": ["acpi"]}
-CASES = {"loop": LOOP, "one way": ONE_WAY, "kexec": KEXEC, "moved": MOVED}
+RENEWED_MOVED: dict[str, Any] = {**MOVED, "case": "reboot/round-trip", "protection": {"renews": True}}
+CASES = {
+    "loop": LOOP,
+    "one way": ONE_WAY,
+    "kexec": KEXEC,
+    "moved": MOVED,
+    "renewed": RENEWED,
+    "renewed and moved": RENEWED_MOVED,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caught:
     """One fault in one case, and what has to be said about it; no other check may say anything."""
 
-    fault: SoftFault
+    fault: SoftFault | HostFault
     on: dict[str, Any] = field(default_factory=lambda: ONE_WAY)
     backends: tuple[str, ...] = ("soft-csv2",)
     finds: frozenset[tuple[str, str]]
@@ -63,6 +75,8 @@ TABLE = (
     Caught(fault=SoftFault.LIST_KEPT_OVER_RESET, backends=ALL, finds=_of("kept-over-reset", "page-map/reset")),
     Caught(fault=SoftFault.KEXEC_KEEPS_RANGES, on=KEXEC, backends=ALL, finds=_of("kept-over-kexec", "page-map/reset")),
 )
+RENEWS = (Caught(fault=HostFault.MEASUREMENT_KEPT, on=RENEWED, backends=ALL, finds=_of("stale", "reset/measurement")),)
+TABLE = (*TABLE, *RENEWS)
 ROWS = [(row, backend) for row in TABLE for backend in row.backends]
 
 
@@ -81,7 +95,7 @@ def test_it_is_caught_as_what_it_is(play: Player, row: Caught, backend: str) -> 
     assert result.verdict is Verdict.FAIL, result.reason
     assert row.finds <= found_by(result)
     assert {check for check, _ in found_by(result)} == {check for check, _ in row.finds}
-    assert SOFT_FAULTS[row.fault].caught_by in {check for check, _ in row.finds}
+    assert FAULTS[row.fault].caught_by.partition(":")[0] in {check for check, _ in row.finds}
     told = [finding.detail for finding in result.findings if finding.check == "memory/stale-lines"]
     assert all(re.search(r"lines of 64 bytes .* written through .*: gpa 0x", detail) for detail in told)
     if row.views:
@@ -94,7 +108,7 @@ def test_the_clean_sibling_is_silent(play: Player, words: dict[str, Any], backen
     result = played(play, words, backend=backend)
     assert result.verdict is Verdict.PASS, result.reason
     assert result.findings == ()
-    assert {"memory/stale-lines", "precondition"} <= set(result.checks)
+    assert {"memory/stale-lines", "precondition", "reset/measurement"} <= set(result.checks)
     assert ("reset/vcpu" in result.checks) == (words is not KEXEC)
 
 
@@ -110,6 +124,26 @@ def test_a_last_line_alone_is_damaged_where_the_range_is_a_line_short(play: Play
     places = re.findall(r"gpa (0x[0-9a-f]+) is", " ".join(finding.detail for finding in result.findings))
     assert places
     assert {int(place, 16) % 4096 for place in places} == {4096 - 64}
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_a_new_key_does_not_keep_old_lines_out(play: Player, backend: str) -> None:
+    """Lines of the old context that no flush has written back fall over the next boot's memory under its key."""
+    result = played(play, RENEWED, SoftFault.FLUSH_SKIPPED.value, backend=backend)
+    assert result.verdict is Verdict.FAIL, result.reason
+    assert ("memory/stale-lines", "old-view") in found_by(result)
+
+
+def test_who_reads_nothing_new_does_no_harm_where_the_context_stays(play: Player) -> None:
+    result = played(play, ONE_WAY, HostFault.MEASUREMENT_KEPT.value, backend="soft-csv2")
+    assert result.verdict is Verdict.ERROR
+    assert {(finding.check, finding.kind) for finding in result.findings} == {("precondition", "fault-not-applied")}
+
+
+def test_a_host_that_renews_is_played_where_nothing_else_than_a_reboot_happens(play: Player) -> None:
+    for case in ("memory/precopy", "reboot/during-precopy"):
+        with pytest.raises(UsageError, match="renews"):
+            play(case, backend="soft-csv", protection={"renews": True})
 
 
 @pytest.mark.nightly

@@ -125,6 +125,14 @@ def test_a_look_that_saw_nothing_is_no_pass(told: dict[str, Any], kind: str, ver
 
 
 @pytest.mark.parametrize(
+    ("state", "kinds"), [(EarlyState.SPOILED, []), (EarlyState.NOTHING, []), (EarlyState.LOOKED, ["old-key"])]
+)
+def test_a_new_key_reads_nothing_of_the_boot_before(state: EarlyState, kinds: list[str]) -> None:
+    found = check_early_memory(evidence(of=report(state=state), is_renewed=True), managed_pages=PAGES)
+    assert [finding.kind for finding in found] == kinds
+
+
+@pytest.mark.parametrize(
     ("told", "kinds"),
     [
         ({"boot_id": 7, "boot_count": 1}, ["same-boot", "miscounted"]),
@@ -133,6 +141,9 @@ def test_a_look_that_saw_nothing_is_no_pass(told: dict[str, Any], kind: str, ver
         ({"is_reset": False}, ["not-kexec"]),
         ({"is_reset": False, "boot_id": 7, "boot_count": 1}, ["not-kexec"]),
         ({"is_reset": False, "boot_id": 7, "boot_count": 1, "of": report(is_kexec=True)}, []),
+        ({"is_renewed": True, "boot_count": 1}, []),
+        ({"is_renewed": True, "boot_count": 2}, ["miscounted"]),
+        ({"is_renewed": True, "boot_id": 7, "boot_count": 1}, ["same-boot"]),
     ],
 )
 def test_a_reset_is_one_boot_more(told: dict[str, Any], kinds: list[str]) -> None:

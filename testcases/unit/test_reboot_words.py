@@ -94,6 +94,24 @@ def test_the_host_decides_what_the_table_leaves_open(
     assert told == [fresh, arrived]
 
 
+@pytest.mark.parametrize(
+    ("technology", "resets_arrived", "fresh", "arrived"),
+    [
+        ("soft-sev", True, O.NEW_CONTEXT, O.NEW_CONTEXT),
+        ("soft-csv2", True, O.NEW_CONTEXT, O.NEW_CONTEXT),
+        ("soft-csv2", False, O.NEW_CONTEXT, O.NOT_RESETTABLE),
+        ("none", True, O.PASSES, O.PASSES),
+        ("csv", True, O.PASSES_WITH_CALLS, O.PASSES_WITH_CALLS),
+    ],
+)
+def test_a_platform_that_renews_gives_a_new_context(
+    technology: str, resets_arrived: bool, fresh: RebootOutcome, arrived: RebootOutcome
+) -> None:
+    protection = ProtectionSettings(renews=True, resets_arrived=resets_arrived)
+    told = [outcome_of(technology, protection, has_arrived=has, qemu=QEMU_10) for has in (False, True)]
+    assert told == [fresh, arrived]
+
+
 def test_nothing_is_left_open() -> None:
     outcomes = {
         outcome_of(name, ProtectionSettings(resets_arrived=resets), has_arrived=has, qemu=QEMU_10)

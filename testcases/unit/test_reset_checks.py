@@ -9,7 +9,9 @@ import pytest
 from harness.checks.kernel_log import check_kernel_log
 from harness.checks.reboot_end import check_reboot_end
 from harness.checks.reset_calls import check_reset_calls
+from harness.checks.reset_measurement import ContextsOverReset, check_contexts
 from harness.confidential.backend import BACKENDS
+from harness.model.protection import LaunchIdentity
 from harness.model.reboot import REBOOTS, RebootOutcome, expected_reboot
 from harness.model.reset import (
     POST_SYSTEM_RESET,
@@ -213,3 +215,29 @@ def test_the_kernels_complaints_are_findings(line: str) -> None:
 def test_lines_that_were_lost_may_be_complaints() -> None:
     (finding,) = check_kernel_log(KernelLogDifference(lost=2))
     assert finding.verdict is Verdict.ERROR
+
+
+OLD = LaunchIdentity(handle=1, measurement=b"old" * 10)
+NEW = LaunchIdentity(handle=2, measurement=b"new" * 10)
+
+
+@pytest.mark.parametrize(
+    ("now", "held", "is_renewed", "told"),
+    [
+        (OLD, OLD, False, []),
+        (NEW, NEW, True, []),
+        (NEW, OLD, True, ["stale"]),
+        (OLD, OLD, True, ["same-context"]),
+        (replace(NEW, handle=1), replace(NEW, handle=1), True, ["same-context"]),
+        (replace(NEW, measurement=OLD.measurement), OLD, True, ["same-context", "stale"]),
+        (NEW, NEW, False, ["other-context"]),
+        (NEW, OLD, False, ["other-context", "stale"]),
+        (OLD, NEW, False, ["stale"]),
+    ],
+)
+def test_a_context_changes_where_it_is_to_and_who_attests_it_knows(
+    now: LaunchIdentity, held: LaunchIdentity, is_renewed: bool, told: list[str]
+) -> None:
+    found = check_contexts(ContextsOverReset(before=OLD, now=now, held=held, is_renewed=is_renewed))
+    assert [finding.kind for finding in found] == told
+    assert {finding.check for finding in found} <= {"reset/measurement"}

@@ -14,6 +14,7 @@ from harness.checks.protection_preconditions import (
     check_both_kinds,
     check_converted,
     check_full_window,
+    check_lines_at_risk,
     check_session_was_open,
     check_waiting_vcpu,
 )
@@ -157,6 +158,15 @@ def test_other_preconditions() -> None:
     assert check_full_window(CLEAN) == ()
     assert kinds(check_full_window(replace(CLEAN, batches=(7,)))) == ["no-full-window"]
     assert kinds(check_full_window(replace(CLEAN, batches=()))) == ["no-full-window"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "resets", "told"), [(0, 1, ["nothing-at-risk"]), (0, 50, ["nothing-at-risk"]), (1, 50, []), (0, 0, [])]
+)
+def test_a_reset_with_nothing_dirty_is_no_test_of_its_flush(lines: int, resets: int, told: list[str]) -> None:
+    found = check_lines_at_risk(lines, resets=resets)
+    assert kinds(found) == told
+    assert all((finding.check, finding.verdict) == ("precondition", Verdict.ERROR) for finding in found)
     started = VcpuProtection(vcpu=1, ghcb=0x1000, has_first_sipi=True)
     boot = VcpuProtection(vcpu=0, ghcb=0x2000)
     assert check_waiting_vcpu((boot, VcpuProtection(vcpu=1, ghcb=0))) == ()

@@ -31,5 +31,7 @@ class HostOptions:
     """Of the firmware's interface; None is the flavour's."""
     caches: bool = False
     """Caches that are not coherent between views are played. They cost as much memory as the guest uses, and time."""
+    renews: bool = False
+    """A reset gives the guest a new context (QEMU 11: another key, handle and measurement), not the same one again."""
     c_bit: int = SOFT_C_BIT
     """Mask, in the guest's page tables."""

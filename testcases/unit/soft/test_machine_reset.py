@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from harness.vm.cpu_registers import parse_registers
 from .small_vm import BELOW_PAGES, GHCB, TOTAL_PAGES, SmallVm, expect, launch, platform
 
 CACHES = HostOptions(caches=True)
+RENEWS = HostOptions(renews=True)
 RINGS = range(100, 108)
 """RAM pages that the guest shares."""
 
@@ -236,3 +238,72 @@ def test_registers_as_the_monitor_prints_them() -> None:
     assert "rip is 0x2095f6" in finding.detail
     (finding,) = check_reset_registers([{**fresh, "cr0": old["cr0"], "efer": old["efer"]}])
     assert finding.kind == "old-control-registers"
+
+
+@pytest.mark.parametrize("flavour", [SOFT_SEV, SOFT_CSV, SOFT_CSV2], ids=lambda flavour: flavour.name)
+def test_a_call_of_the_old_boot_that_is_read_behind_the_reset_touches_nothing(flavour: Flavour) -> None:
+    vm = booted(flavour)
+    vm.tell(RINGS.start, len(RINGS), private=False)
+    reset(vm)
+    clean, at_reset = vm.protection.snapshot(), vm.protection.vcpus_at_reset()
+    vm.tell(RINGS.start, len(RINGS), private=False, vcpu=1)
+    assert vm.protection.snapshot() == clean
+    assert vm.protection.vcpus_at_reset() == at_reset
+    assert check_reset_vcpus(at_reset) == ()
+
+
+@pytest.mark.parametrize("flavour", [SOFT_SEV, SOFT_CSV, SOFT_CSV2], ids=lambda flavour: flavour.name)
+def test_a_plain_reset_keeps_the_context(flavour: Flavour) -> None:
+    vm = booted(flavour)
+    before = vm.protection.identity
+    reset(vm)
+    assert before.handle
+    assert before.measurement
+    assert vm.protection.identity == before
+
+
+@pytest.mark.parametrize("flavour", [SOFT_SEV, SOFT_CSV, SOFT_CSV2], ids=lambda flavour: flavour.name)
+def test_a_host_that_renews_launches_the_guest_again(flavour: Flavour) -> None:
+    vm = booted(flavour, options=RENEWS)
+    seen, commands = {vm.protection.identity}, len(vm.protection.snapshot().commands)
+    since_s = time.time()
+    for _ in range(2):
+        reset(vm)
+        seen.add(vm.protection.identity)
+        boots_again(vm)
+    assert len({each.handle for each in seen}) == len({each.measurement for each in seen}) == 3
+    assert vm.protection.may_run
+    assert vm.protection.blocked_reasons
+    names = [command.name for command in vm.protection.snapshot().commands[commands:]]
+    assert names[:4] == ["deactivate", "decommission", "launch-start", "activate"]
+    assert names[-2:] == ["launch-measure", "launch-finish"]
+    assert vm.protection.reset_trace(since_s, time.time()).calls == ()
+
+
+def test_under_a_new_key_what_was_private_is_garbage_and_what_was_shared_is_not() -> None:
+    vm = booted(SOFT_CSV, options=RENEWS)
+    vm.tell(RINGS.start, len(RINGS), private=False)
+    vm.memory.map(RINGS.start, RINGS.stop, private=False)
+    write(vm, range(64, BELOW_PAGES), 1 << 40)
+    write(vm, RINGS, 1 << 40)
+    before = vm.memory.ram.copy().reshape(-1, PAGE_SIZE)
+    reset(vm)
+    changed = np.flatnonzero((vm.memory.ram.reshape(-1, PAGE_SIZE) != before).any(axis=1))
+    kept = {*RINGS, *range(0xC0, 0x100)}
+    assert set(changed.tolist()) == set(range(TOTAL_PAGES)) - kept
+
+
+@pytest.mark.parametrize("fault", [None, SoftFault.FLUSH_SKIPPED])
+def test_lines_of_the_old_context_fall_where_they_were_not_flushed(fault: SoftFault | None) -> None:
+    vm = booted(SOFT_CSV, *[fault] if fault else [], options=replace(RENEWS, caches=True))
+    works(vm, 1 << 40)
+    vm.protection.time_passes()
+    reset(vm)
+    vm.memory.build()
+    boots_again(vm)
+    write(vm, range(64, BELOW_PAGES), 2 << 40)
+    wanted = vm.memory.ram.copy()
+    for _ in range(8):
+        vm.protection.time_passes()
+    assert bool((vm.memory.ram != wanted).any()) == bool(vm.protection.hurt_lines) == bool(fault)
+    assert vm.protection.lines_at_risk

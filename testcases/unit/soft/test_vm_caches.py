@@ -105,6 +105,7 @@ def test_a_bad_flush_is_caught_within_50_reboots_with_lines_and_view(seed: int, 
 def test_a_new_context_without_a_flush_brings_the_old_keys_lines() -> None:
     guest = Guest(1, SoftFault.FLUSH_SKIPPED)
     guest.boot(converts=False)
+    guest.caches.retire()
     guest.caches.renew(4, key(2))
     while not len(bad := guest.boot(converts=False)):
         guest.caches.reset()

@@ -80,13 +80,26 @@ class VmCaches:
         self._note(self._flush.everything())
         self._caches.use(self.private)
 
+    def retire(self) -> None:
+        """The guest's context is about to end (WBINVD before DEACTIVATE): all goes to memory under the key that it has.
+
+        The VM must not run until renew() was called.
+        """
+        seen, done = self._caches.dirty_lines, self._flush.everything()
+        self.at_risk += max(seen, done.lines)
+        self._note(done)
+        self._caches.look()
+
     def renew(self, asid: int, key: Key) -> None:
-        """The same where the guest gets a new context: another ASID, or the same with another key."""
-        self._note(self._flush.everything())
+        """The guest has a new context, another ASID or the same with another key, and reads memory by that one.
+
+        Whatever is dirty still was missed by the flush. It will fall over memory under the key that its ASID has then.
+        """
         self.private = LineView(asid)
         self._engine.load(self.private, key)
         if self.private not in self._seen_views:
             self._seen_views.append(self.private)
+        self._caches.overwrite()
         self._caches.use(self.private)
 
     def time_passes(self) -> None:

@@ -1,5 +1,8 @@
 """What KVM and QEMU of the series do around a reset of a protected guest, while its VM stands still.
 
+A host that renews (QEMU 11) has no such ioctls: it closes the VM's descriptor, launches the guest again and lets the
+machine reset.
+
 QEMU's order ("Add support for CSV2 reboot"): PRE_SYSTEM_RESET, devices, vCPUs, POST_SYSTEM_RESET. PRE lets QEMU write
 registers of protected vCPUs. POST flushes all caches, puts the VMSA of the launch back and protects the state again. A
 host without these ioctls has no protected vCPUs to reset; that it flushes is taken for granted.
@@ -34,12 +37,16 @@ class MachineReset:
     memory: GuestMemory
     caches: Callable[[], VmCaches | None]
     """None where nobody plays them."""
+    renew: Callable[[], None] | None = None
+    """Of a host that gives the guest a new context instead, before devices are reset (QEMU 11)."""
     _calls: list[IoctlCall] = field(default_factory=list)
 
     def begins(self) -> None:
         """PRE_SYSTEM_RESET: the old boot is over, and memory is as it left it."""
         self._note(PRE_SYSTEM_RESET)
         self.vcpus.open_for_reset()
+        if self.renew:
+            self.renew()
 
     def ends(self) -> None:
         """QEMU has reset its devices and vCPUs; POST_SYSTEM_RESET. Stale lines fall here, or later."""
@@ -49,7 +56,7 @@ class MachineReset:
         self.conversions.begin_anew(self.host_list.page_map())
         self.memory.forget()
         self._note(POST_SYSTEM_RESET)
-        if caches := self.caches():
+        if not self.renew and (caches := self.caches()):
             caches.reset()
         self.vcpus.close_after_reset()
 

@@ -18,7 +18,7 @@ from harness.confidential.soft.caches.line_origin import Known, LineOrigin
 from harness.confidential.soft.caches.stale_lines import StaleLines
 from harness.confidential.soft.caches.vm_caches import VmCaches
 from harness.confidential.soft.caches.written_lines import Extents, Lines
-from harness.confidential.soft.channel.hypercalls import HypercallReply, HypercallRequest
+from harness.confidential.soft.channel.hypercalls import HypercallReply, HypercallRequest, Operation, ReplyFlag
 from harness.confidential.soft.flavour import Flavour
 from harness.confidential.soft.host.guest_calls import GuestCalls
 from harness.confidential.soft.host.handshake import MigrationControl
@@ -32,7 +32,7 @@ from harness.confidential.soft.memory.firmware import LAST_GFN
 from harness.confidential.soft.memory.guest_memory import GuestMemory
 from harness.confidential.soft.memory.guest_tables import TableMap, View
 from harness.confidential.soft.memory.host_list import HostList, ListRules
-from harness.confidential.soft.memory.memory_views import MemoryViews
+from harness.confidential.soft.memory.memory_views import MemoryViews, change_key
 from harness.confidential.soft.memory.whereabouts import Whereabouts
 from harness.confidential.soft.options import HostOptions
 from harness.confidential.soft.processor.guest_context import SendSession, SendTarget
@@ -45,7 +45,7 @@ from harness.model.address_map import AddressMap
 from harness.model.memory import PAGE_SHIFT
 from harness.model.page_map import Conversion, PageMap
 from harness.model.page_set import PageSet
-from harness.model.protection import ProtectionSnapshot
+from harness.model.protection import LaunchIdentity, ProtectionSnapshot
 from harness.model.reset import IoctlTrace, VcpuAtReset
 from harness.model.seed import Seed
 from harness.model.soft_fault import SoftFault
@@ -124,13 +124,14 @@ class VmProtection:
         )
         self._caches: VmCaches | None = None
         self._resets = MachineReset(
-            has_ioctls=flavour.tells_of_resets,
+            has_ioctls=flavour.tells_of_resets and not options.renews,
             host_list=self._list,
             control=self._control,
             conversions=self._conversions,
             vcpus=self._vcpus,
             memory=self._memory,
             caches=lambda: self._caches,
+            renew=partial(self._renew, ram, vcpus) if options.renews else None,
         )
         if is_launched:
             self._control.launched()
@@ -142,6 +143,10 @@ class VmProtection:
     def hypercall(self, request: HypercallRequest) -> HypercallReply:
         """Answer one request on the hypercall channel."""
         with self._lock:
+            is_old = request.boot_id == self._boot_id and request.operation is not Operation.HELLO
+            if self._is_reset and is_old:
+                # Said before the machine was reset, and read by us only now: no vCPU of that boot is there any more.
+                return HypercallReply(flags=ReplyFlag.ERROR)
             return self._calls.answer(request)
 
     def reset(self) -> None:
@@ -169,6 +174,12 @@ class VmProtection:
         """PRE and POST as the host's kernel saw them in this span of its clock (time.time())."""
         with self._lock:
             return self._resets.trace(since_s, until_s, others=len(self._guest.trace.commands()))
+
+    @property
+    def identity(self) -> LaunchIdentity:
+        """Handle and measurement of the guest's context, as the firmware and the host's kernel have them now."""
+        with self._lock:
+            return self._guest.identity
 
     def vcpus_at_reset(self) -> tuple[VcpuAtReset, ...]:
         """What KVM holds of each vCPU now, behind a reset and before it runs. Empty where no vCPU is protected."""
@@ -450,6 +461,16 @@ class VmProtection:
         """The VM has ended: its ASID is free again and clean, its keys are gone. Any number of times."""
         with self._lock:
             self._guest.close()
+
+    def _renew(self, ram: Contents, vcpus: int) -> None:
+        """The VM stands still. What the guest calls private is from now on read by another key: garbage."""
+        if self._caches:
+            self._caches.retire()
+        old = self._guest.memory
+        self._guest.renew(vcpus=vcpus)
+        change_key(ram, self._memory.lost_with_key(), old=old, new=self._guest.memory)
+        if self._caches:
+            self._caches.renew(self._guest.asid, lambda: self._guest.memory)
 
     def _turns(self, vcpu: int, conversion: Conversion) -> None:
         if self._caches is None:

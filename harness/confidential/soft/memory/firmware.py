@@ -14,6 +14,11 @@ FIRMWARE_BLOCKS = frozenset({"pc.bios", "system.flash0"})
 """RAMBlock idstr (QEMU hw/i386/x86.c, hw/i386/pc_sysfw.c)."""
 LAST_GFN = (4 << 30 >> PAGE_SHIFT) - 1
 """The frame with the reset vector; the block ends behind it."""
+SHADOW_GFNS = range(0xC0000 >> PAGE_SHIFT, 0x100000 >> PAGE_SHIFT)
+"""RAM that a PC's PAM registers show in place of firmware and option ROMs (QEMU hw/pci-host/pam.c).
+
+A reset leaves the registers as they are (mch_reset in hw/pci-host/q35.c), so SeaBIOS is entered in its copy here.
+"""
 _FIRST_PLACE = 1 << 40
 """Behind any page of main memory: a packet of the one is none of the other."""
 

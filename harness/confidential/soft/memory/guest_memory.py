@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.confidential.soft.memory.firmware import SHADOW_GFNS
 from harness.confidential.soft.memory.guest_tables import GuestTables, TableMap, View, Views, runs_of
 from harness.confidential.soft.memory.memory_views import encrypted, pages_of
 from harness.confidential.soft.memory.whereabouts import Whereabouts, is_converting
@@ -46,6 +47,16 @@ class GuestMemory:
         """The same of all memory; None before they are known."""
         tables = self._tables
         return tables.whole() if tables else None
+
+    def lost_with_key(self) -> Pages:
+        """RAM pages that the tables call private; none before they are known.
+
+        Not the firmware's shadow: a launch encrypts the firmware anew, and that is where a PC's machine keeps it.
+        """
+        is_lost = self.look(np.arange(len(self._pages), dtype=np.uint64)) == View.PRIVATE
+        for start, end in self.addresses.ram_spans(SHADOW_GFNS.start, SHADOW_GFNS.stop):
+            is_lost[start:end] = False
+        return np.flatnonzero(is_lost).astype(np.uint64)
 
     def now(self, ram_pages: Pages) -> Contents:
         """Content at this moment, a row each, a copy."""

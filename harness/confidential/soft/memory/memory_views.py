@@ -23,6 +23,8 @@ Pages = NDArray[np.uint64]
 Contents = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 
+_PAGES_AT_ONCE = 1024
+
 
 class MemoryViews:
     """Of one VM. One caller at a time."""
@@ -114,3 +116,12 @@ def decrypted(cipher: MemoryCipher, ram_pages: Pages, contents: Contents) -> Con
     """What the guest reads through a private mapping where the host left *contents*."""
     data = np.ascontiguousarray(contents).reshape(-1).data
     return np.frombuffer(cipher.guest_view(ram_pages.tolist(), data), dtype=np.uint8).reshape(-1, PAGE_SIZE)
+
+
+def change_key(ram: Contents, ram_pages: Pages, *, old: MemoryCipher, new: MemoryCipher) -> None:
+    """These private pages keep their ciphertext, and the guest reads them by *new* from now on: garbage."""
+    content = pages_of(ram)
+    for first in range(0, len(ram_pages), _PAGES_AT_ONCE):
+        part = ram_pages[first : first + _PAGES_AT_ONCE]
+        rows = part.astype(np.int64)
+        content[rows] = decrypted(new, part, encrypted(old, part, content[rows]))

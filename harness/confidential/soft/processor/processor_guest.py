@@ -16,6 +16,7 @@ from harness.confidential.soft.processor.processor import SecureProcessor
 from harness.confidential.soft.processor.states import GuestState
 from harness.confidential.soft.processor.status import CommandRefusedError, FirmwareStatus
 from harness.model.memory import PAGE_SIZE
+from harness.model.protection import LaunchIdentity
 
 Pages = NDArray[np.uint64]
 Contents = NDArray[np.uint8]
@@ -38,6 +39,8 @@ class ProcessorGuest:
         self.trace = CommandTrace()
         self._processor = processor
         self._handle = 0
+        self._image = np.empty((0, PAGE_SIZE), dtype=np.uint8)
+        self._measurement = b""
 
     @property
     def exists(self) -> bool:
@@ -74,11 +77,18 @@ class ProcessorGuest:
         """The memory engine with its key. CommandRefusedError INVALID_GUEST without a guest."""
         return self._processor.memory(self._handle)
 
+    @property
+    def identity(self) -> LaunchIdentity:
+        """What whoever manages the host is told of it; handle 0 without a guest."""
+        handle = self._processor.guest_status(self._handle).handle if self._handle else 0
+        return LaunchIdentity(handle=handle, measurement=self._measurement if handle else b"")
+
     def launch(self, policy: Policy, *, image: Contents, vcpus: int) -> bytes:
         """LAUNCH_START to LAUNCH_FINISH; the measurement. POLICY_FAILURE, RESOURCE_LIMIT.
 
         *image* is measured from RAM page 0 on, and *vcpus* empty VMSAs of an ES guest.
         """
+        self._image = image
         with self.trace.command("launch-start"):
             self._handle = self._processor.launch_start(policy)
         self._activate(policy)
@@ -89,10 +99,22 @@ class ProcessorGuest:
             with self.trace.command("launch-update-vmsa", vcpu=vcpu):
                 self._processor.launch_update_vmsa(self._handle, vcpu, bytes(PAGE_SIZE))
         with self.trace.command("launch-measure"):
-            measurement = self._processor.launch_measure(self._handle)
+            self._measurement = self._processor.launch_measure(self._handle)
         with self.trace.command("launch-finish"):
             self._processor.launch_finish(self._handle)
-        return measurement
+        return self._measurement
+
+    def renew(self, *, vcpus: int) -> bytes:
+        """Taken down and launched again with the same policy and image: another context, with a key of its own.
+
+        The new measurement. CommandRefusedError INVALID_GUEST without a guest, else as launch(). An image of a guest
+        that came in is not known here: nothing is measured of it but its policy and its VMSAs.
+        """
+        policy = self.policy
+        if policy is None:
+            raise CommandRefusedError(FirmwareStatus.INVALID_GUEST, "no guest to launch again")
+        self.close()
+        return self.launch(policy, image=self._image, vcpus=vcpus)
 
     def send_start(self, target: SendTarget) -> SendSession:
         """SEND_START."""
@@ -167,7 +189,7 @@ class ProcessorGuest:
         self._flush()
         with self.trace.command("decommission"):
             self._processor.decommission(self._handle)
-        self._handle = 0
+        self._handle, self._measurement = 0, b""
 
     def _activate(self, policy: Policy) -> None:
         asids = self._processor.asids
