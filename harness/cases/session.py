@@ -18,6 +18,7 @@ from harness.report.html import write_index
 from harness.report.store import Run
 from harness.vm.features import probe_binary
 from harness.vm.keeper import Keeper
+from harness.vm.qmp import ignore_hang_ups
 
 _PROBE_S = 30.0
 
@@ -46,6 +47,7 @@ async def _probe_all(named: Iterable[tuple[Path | None, Arch]]) -> None:
 
 async def _run_all(requests: Sequence[Request], run: Run, progress: Subscriber | None) -> list[CaseResult]:
     _end_on_signals()
+    ignore_hang_ups()
     results: list[CaseResult] = []
     try:
         with Keeper() as keeper:

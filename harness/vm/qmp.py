@@ -222,6 +222,20 @@ class QmpSession:
             await self._hang_up()
 
 
+def ignore_hang_ups() -> None:
+    """Have the running loop say nothing of connections that ended while nobody waited for them.
+
+    qemu.qmp gathers its tasks when it disconnects (protocol.py); where that is cancelled, because the case was
+    interrupted, nobody looks at the EOFError any more, and asyncio would print it with a traceback.
+    """
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), EOFError):
+            loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(handle)
+
+
 def _event(message: Message) -> QmpEvent:
     data = message.get("data", {})
     stamp: Any = message.get("timestamp", {})

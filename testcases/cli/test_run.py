@@ -189,7 +189,9 @@ def test_the_plan_of_the_nightly_can_be_read(capsys: pytest.CaptureFixture[str])
     assert status_of(["plan", "--file", str(CHECKOUT / "ci" / "nightly.yaml"), *TCG]) == 0
     out = capsys.readouterr().out
     assert "cannot run" not in out
-    assert {line.partition(":")[0] for line in out.splitlines() if not line.startswith(" ")} == set(CASES)
+    # Cases of the family defect fail with a stock QEMU, by design.
+    wanted = {name for name in CASES if not name.startswith("defect/")}
+    assert {line.partition(":")[0] for line in out.splitlines() if not line.startswith(" ")} == wanted
 
 
 def test_plan_says_what_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:

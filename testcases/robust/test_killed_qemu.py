@@ -76,7 +76,7 @@ def test_killed_in_each_phase(tmp_path: Path, step: str, victim: str) -> None:
 @pytest.mark.parametrize("victim", ["src", "dst"])
 @pytest.mark.parametrize("number", range(3))
 def test_killed_in_the_midst_of_the_stream(tmp_path: Path, number: int, victim: str) -> None:
-    samples = random.Random(f"{victim} {number}").randint(2, 15)
+    samples = random.Random(f"{victim} {number}").randint(2, 8)
     judge(played(Assassin(victim=victim, step="migrate", samples=samples), tmp_path), victim)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,7 @@ import pytest
 
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, HarnessError, LostError, ProtocolError
-from harness.vm.qmp import QmpError, QmpSession
+from harness.vm.qmp import QmpError, QmpSession, ignore_hang_ups
 from harness.vm.transcript import Transcript
 
 GREETING = {
@@ -228,3 +229,16 @@ def test_the_transcript_has_both_directions(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in text.splitlines()]
     assert "hunter2" not in text
     assert {"QMP", "event", "execute"} <= {name for line in lines for name in line["msg"]}
+
+
+@pytest.mark.parametrize(("error", "told"), [(EOFError(), False), (ValueError("ours"), True)])
+def test_only_the_end_of_a_connection_may_go_unseen(
+    caplog: pytest.LogCaptureFixture, error: Exception, told: bool
+) -> None:
+    async def drop_one() -> None:
+        ignore_hang_ups()
+        asyncio.get_running_loop().create_future().set_exception(error)
+        gc.collect()
+
+    asyncio.run(drop_one())
+    assert ("never retrieved" in caplog.text) is told
