@@ -1,4 +1,5 @@
-"""Interrupts of a stopped PC as its own monitor shows them: HMP ``info lapic`` and ``info pic``.
+"""Interrupts of a stopped PC as its own monitor shows them: HMP ``info lapic``, and of the controllers of lines QMP's
+``x-query-interrupt-controllers`` (in 10.0, not in 7.2) or HMP ``info pic``, which are one text.
 
 The monitor is the host's witness before anything was saved. Its text is QEMU's (x86_cpu_dump_local_apic_state in
 target/i386/cpu-apic.c or helper.c, pic_print_info, ioapic_print_info).
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from harness.model.deadline import Deadline
 from harness.vm.vm import Vm
 
+_CONTROLLERS = "x-query-interrupt-controllers"
+"""Answers HumanReadableText (qapi/machine.json)."""
 _VECTORS = re.compile(r"(\d+)(?:\(level\))?")
 _PIC = re.compile(r"pic(\d): irr=([0-9a-f]{2}) imr=([0-9a-f]{2}) isr=([0-9a-f]{2})")
 _PIN = re.compile(r"pin (\d+)\s+0x([0-9a-f]{16})")
@@ -47,6 +50,9 @@ async def look_at_lapics(vm: Vm, *, deadline: Deadline) -> tuple[LapicView, ...]
 
 async def look_at_lines(vm: Vm, *, deadline: Deadline) -> LinesView:
     """The controllers of lines."""
+    if _CONTROLLERS in vm.features.commands:
+        answer = await vm.qmp.execute(_CONTROLLERS, deadline=deadline)
+        return parse_pic(str(answer["human-readable-text"]))
     return parse_pic(await _hmp(vm, "info pic", deadline))
 
 
