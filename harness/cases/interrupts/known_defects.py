@@ -1,4 +1,7 @@
-"""Defects of stock QEMU that cases have found: the finding stays a failure, and says that it is known."""
+"""Defects of stock QEMU that cases have found: the finding stays a failure, and says that it is known.
+
+What shows was seen in the versions named; the causes were read from other revisions of QEMU's source.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ SPI_OF_ANOTHER = KnownDefect(
     check="irq/delivery",
     kinds=frozenset({"wrong-vcpu"}),
     versions=("7.2", "10.0"),
-    why="QEMU: arm_gicv3_post_load (hw/intc/arm_gicv3.c) looks for what is pending before it has filled the cache of "
+    why="as it seems, arm_gicv3_post_load (hw/intc/arm_gicv3.c) looks for what is pending before it has filled the cache of "
     "targets (gicv3_cache_all_target_cpustates), so each SPI counts as vCPU 0's until something has it look again",
 )
 
@@ -36,7 +39,7 @@ RESIDENT_VLPI = KnownDefect(
     check="irq/exactly-once",
     kinds=frozenset({"lost", "stuck"}),
     versions=("7.2", "10.0"),
-    why="QEMU: arm_gicv3_post_load (hw/intc/arm_gicv3.c) looks for pending LPIs, and for no virtual ones "
+    why="as it seems, arm_gicv3_post_load (hw/intc/arm_gicv3.c) looks for pending LPIs, and for no virtual ones "
     "(gicv3_redist_update_vlpi_only), so those of a resident vPE wait until it is made resident anew",
 )
 
