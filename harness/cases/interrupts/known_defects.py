@@ -31,8 +31,9 @@ SPI_OF_ANOTHER = KnownDefect(
     check="irq/delivery",
     kinds=frozenset({"wrong-vcpu"}),
     versions=("7.2", "10.0"),
-    why="as it seems, arm_gicv3_post_load (hw/intc/arm_gicv3.c) looks for what is pending before it has filled the cache "
-    "of targets (gicv3_cache_all_target_cpustates), so each SPI counts as vCPU 0's until something has it look again",
+    why="as it seems, arm_gicv3_post_load (hw/intc/arm_gicv3.c) looks for what is pending before it has filled the "
+    "cache of targets (gicv3_cache_all_target_cpustates), so each SPI counts as vCPU 0's until something has it look "
+    "again",
 )
 
 RESIDENT_VLPI = KnownDefect(
