@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from harness import __version__
 from harness.cli import doctor, list_, plan, report, repro, run, stream
 from harness.model.errors import UsageError
 
@@ -12,12 +15,25 @@ INTERRUPTED_STATUS = 130
 
 app = typer.Typer(
     name="cvmig",
-    help="Boot VMs, migrate them live, and prove what survived.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cvmig {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _cvmig(
+    _: Annotated[bool, typer.Option("--version", callback=_say_version, help="Say which one this is.")] = False,
+) -> None:
+    """Boot VMs, migrate them live, and prove what survived."""
+
+
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("list")(list_.list_)
@@ -34,7 +50,7 @@ _WORDS_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 def invoke(words: list[str]) -> int:
     """Run the command tree on *words*; returns the exit status. Raises UsageError for words it does not know."""
     try:
-        status = app(words, standalone_mode=False)
+        status = app(words or ["--help"], standalone_mode=False)
     except _WORDS_ERROR as error:
         told = error.format_message() if hasattr(error, "format_message") else str(error)
         text = " ".join(told.split())

@@ -26,7 +26,7 @@ from harness.report.events import plain
 from harness.report.store import Run
 from harness.report.terminal import Terminal
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A captured stream: stream.bin in a case's folder.")]
 

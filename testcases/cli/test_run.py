@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness import __version__
 from harness.cases.case import CASES
 from harness.cases.faults import FAULTS
 from harness.cli import status_of
@@ -207,6 +208,12 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str], kind: str, na
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines} == names
     assert all(len(line.split()) > 2 for line in lines)
+
+
+@pytest.mark.parametrize(("words", "says"), [([], "Commands:"), (["--version"], f"cvmig {__version__}\n")])
+def test_a_first_word_to_a_stranger(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    assert status_of(words) == 0
+    assert says in capsys.readouterr().out
 
 
 def test_doctor_gives_reasons(capsys: pytest.CaptureFixture[str]) -> None:

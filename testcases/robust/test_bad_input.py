@@ -47,6 +47,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("run", "memory/precopi"), "unknown case 'memory/precopi'", USAGE),
         (("run", "memory/*x"), "unknown case", USAGE),
         (("frobnicate",), "No such command", USAGE),
+        (("stream",), "Missing command", USAGE),
         (("list", "nothing"), "nothing", USAGE),
         ((*RUN, "--frobnicate"), "No such option", USAGE),
         ((*RUN, "--set", "memory=1"), "memory: unknown name", USAGE),
