@@ -44,10 +44,16 @@ class Debugger:
         return old
 
 
-PLACE = {Arch.X86_64: ("p10",), Arch.AARCH64: ("p20", "p21")}
-"""gdb's questions for the program counter, and for Arm's PSTATE."""
-ARM_HANDLER = b"\xc5\x03\x00\x00"
-"""PSTATE of a vCPU that is about to handle an interrupt: there too both may be at one place, with drawn values."""
+PLACE = {Arch.X86_64: ("p10", "p11"), Arch.AARCH64: ("p20", "p21")}
+"""gdb's questions for the program counter, and for the flags: EFLAGS, PSTATE."""
+INTERRUPTIBLE = {Arch.X86_64: (1 << 9, 1 << 9), Arch.AARCH64: (1 << 7, 0)}
+"""Mask and value of the flags of a vCPU that takes interrupts: EFLAGS.IF set, PSTATE.I clear."""
+
+
+def takes_interrupts(arch: Arch, flags: str) -> bool:
+    """Whether a vCPU with these flags, as gdb gives them, is at no handler's beginning."""
+    mask, value = INTERRUPTIBLE[arch]
+    return int.from_bytes(bytes.fromhex(flags), "little") & mask == value
 
 
 async def stop_while_spinning(path: Path, arch: Arch, deadline: Deadline) -> Debugger:
@@ -60,9 +66,11 @@ async def stop_while_spinning(path: Path, arch: Arch, deadline: Deadline) -> Deb
         for thread in ("Hg1", "Hg2"):
             await debugger.ask(thread)
             places.append(([await debugger.ask(word) for word in PLACE[arch]], await debugger.ask("p0")))
-        (place, first), (other, second) = places
-        # Two vCPUs at one place, with different values in their first register: drawn ones.
-        if place[0] == other[0] and first != second and ARM_HANDLER.hex() not in (*place, *other):
+        ((place, flags), first), ((other, other_flags), second) = places
+        # Two vCPUs at one place, with different values in their first register: drawn ones. At the first instruction of
+        # an interrupt's handler that is true as well, and the handler puts its own values back.
+        is_open = all(takes_interrupts(arch, word) for word in (flags, other_flags))
+        if is_open and place == other and first != second:
             return debugger
         await debugger.ask("D")
         debugger.writer.close()
