@@ -14,6 +14,7 @@ from harness.hosts.machine_probe import (
     probe_compiler,
     probe_cores,
     probe_emulators,
+    probe_huge_pages,
     probe_memory,
 )
 from harness.hosts.tracer_probe import probe_strace
@@ -35,6 +36,7 @@ class LocalHost:
             probe_architecture(self.root),
             probe_cores(),
             probe_memory(self.root),
+            probe_huge_pages(self.root),
             probe_compiler(),
             *probe_emulators(self.checkout),
             probe_kvm(self.root),

@@ -13,6 +13,7 @@ from harness.hosts.sysfiles import cpu_info, read_text
 
 _GUESTS = ("x86_64", "aarch64")
 _LEAST_MIB = 1024
+_SHMEM_HUGE = "sys/kernel/mm/transparent_hugepage/shmem_enabled"
 _LEAST_CORES = 2
 
 
@@ -45,6 +46,20 @@ def probe_memory(root: Path) -> Capability:
     remedy = "" if present else "lower --set memory_mib, or end something else"
     return Capability(
         name="memory", present=present, found=f"{mib} MiB available", needed=f"{_LEAST_MIB} MiB", remedy=remedy
+    )
+
+
+def probe_huge_pages(root: Path) -> Capability:
+    """Whether shared memory comes in huge pages for who asks (Documentation/admin-guide/mm/transhuge.rst)."""
+    text = read_text(root, _SHMEM_HUGE) or ""
+    match = re.search(r"\[(\w+)\]", text)
+    present = match is not None and match[1] not in {"never", "deny"}
+    return Capability(
+        name="huge pages",
+        present=present,
+        found=f"shmem_enabled is {match[1]}" if match else "the kernel has none for shared memory",
+        needed="nothing; with them guest memory is there sooner, and hops are faster",
+        remedy="" if present else f"as root: echo advise > /{_SHMEM_HUGE}",
     )
 
 

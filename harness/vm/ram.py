@@ -50,6 +50,9 @@ class SharedRam:
             os.ftruncate(fd, size_bytes)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            # As QEMU asks for its own mapping of it: what is populated through ours has to come in the same pages.
+            with contextlib.suppress(OSError):
+                mapped.madvise(mmap.MADV_HUGEPAGE)
         except (OSError, ValueError, OverflowError) as problem:
             os.close(fd)
             raise SetupError(f"cannot map {size_bytes >> 20} MiB of guest memory: {problem}") from None

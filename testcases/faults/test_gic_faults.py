@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
-from harness.model.result import CaseResult
 from harness.model.verdict import Verdict
 from testcases.conftest import Player
+from testcases.faults.caught_interrupt import (
+    APPEARED,
+    DEVICES,
+    DOUBLED,
+    LOST,
+    PENDING_LOST,
+    WRONG_VCPU,
+    Caught,
+    caught,
+    played,
+    siblings,
+)
 
 pytestmark = pytest.mark.vm
 
-PENDING_LOST = ("irq/pending", "lost")
-APPEARED = ("irq/pending", "appeared")
-LOST = ("irq/exactly-once", "lost")
-DOUBLED = ("irq/exactly-once", "doubled")
-WRONG_VCPU = ("irq/delivery", "wrong-vcpu")
-DEVICES = ("state/devices", "changed")
 MEMORY = ("memory/host", "changed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caught:
-    """One fault on one case, and all that is said of it."""
-
-    fault: str
-    case: str
-    finds: frozenset[tuple[str, str]]
-    seed: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.case}-{self.fault}"
-
-
-def caught(fault: str, case: str, *pairs: tuple[str, str], seed: int = 1) -> Caught:
-    return Caught(fault=fault, case=case, finds=frozenset(pairs), seed=seed)
-
 
 TABLE = (
     caught("irq-clear-pending", "gic-lines", DEVICES, PENDING_LOST, LOST),
@@ -62,10 +47,6 @@ TABLE = (
 )
 
 
-def played(play: Player, one: Caught, *faults: str) -> CaseResult:
-    return play(f"irq/{one.case}", *faults, seed=one.seed)
-
-
 @pytest.mark.parametrize("one", TABLE, ids=str)
 def test_each_fault_is_caught_with_the_right_diagnosis(play: Player, one: Caught) -> None:
     result = played(play, one, one.fault)
@@ -73,7 +54,7 @@ def test_each_fault_is_caught_with_the_right_diagnosis(play: Player, one: Caught
     assert {(finding.check, finding.kind) for finding in result.findings} == one.finds
 
 
-@pytest.mark.parametrize("one", {(one.case, one.seed): one for one in TABLE}.values(), ids=str)
+@pytest.mark.parametrize("one", siblings(TABLE), ids=str)
 def test_the_same_case_without_a_fault_is_silent(play: Player, one: Caught) -> None:
     result = played(play, one)
     assert result.verdict is Verdict.PASS, result.reason

@@ -15,7 +15,7 @@ from harness.hosts.confidential_probe import probe_confidential
 from harness.hosts.gic_probe import probe_gicv4_1
 from harness.hosts.kvm_probe import probe_kvm
 from harness.hosts.local import LocalHost
-from harness.hosts.machine_probe import find_emulators, probe_emulators, probe_memory
+from harness.hosts.machine_probe import find_emulators, probe_emulators, probe_huge_pages, probe_memory
 
 
 def tree(root: Path, **files: str) -> Path:
@@ -121,6 +121,18 @@ def test_a_plain_file_is_no_kvm_for_ioctl(tmp_path: Path) -> None:
 )
 def test_memory_counts_what_is_available(tmp_path: Path, text: str, present: bool) -> None:
     assert probe_memory(tree(tmp_path, proc__meminfo=f"MemTotal: 9 kB\n{text}")).present is present
+
+
+@pytest.mark.parametrize(
+    ("text", "present"),
+    [("always within_size [advise] never deny force", True), ("always within_size advise [never] deny force", False)],
+)
+def test_huge_pages_are_there_for_who_asks(tmp_path: Path, text: str, present: bool) -> None:
+    root = tree(tmp_path, sys__kernel__mm__transparent_hugepage__shmem_enabled=text)
+    found = probe_huge_pages(root)
+    assert found.present is present
+    assert bool(found.remedy) is not present
+    assert not probe_huge_pages(tmp_path / "nothing").present
 
 
 def test_emulators_beside_the_checkout_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
