@@ -59,7 +59,7 @@ class SharedRam:
         return cls(size_bytes, fd, mapped, np.frombuffer(mapped, dtype=np.uint8))
 
     def data_extents(self) -> Iterator[tuple[int, int]]:
-        """Half-open ranges of ram_addr that have ever been written, ascending. All else reads as zero."""
+        """Half-open ranges of ram_addr with all that was ever written, ascending. All else reads as zero."""
         end = 0
         while end < self.size_bytes:
             try:

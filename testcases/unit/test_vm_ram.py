@@ -36,7 +36,9 @@ def test_extents_are_what_was_written(pair: tuple[SharedRam, SharedRam]) -> None
     ram, _ = pair
     ram.buffer[5 * PAGE_SIZE] = 1
     ram.buffer[16 * MIB - 1] = 1
-    assert list(ram.data_extents()) == [(5 * PAGE_SIZE, 6 * PAGE_SIZE), (16 * MIB - PAGE_SIZE, 16 * MIB)]
+    # Where the kernel gives huge pages each counts whole.
+    exact = [(5 * PAGE_SIZE, 6 * PAGE_SIZE), (16 * MIB - PAGE_SIZE, 16 * MIB)]
+    assert list(ram.data_extents()) in (exact, [(0, 2 * MIB), (14 * MIB, 16 * MIB)])
 
 
 def test_a_hole_equals_zeros_but_not_ones(pair: tuple[SharedRam, SharedRam]) -> None:
