@@ -77,7 +77,16 @@ TABLE = (
 )
 RENEWS = (Caught(fault=HostFault.MEASUREMENT_KEPT, on=RENEWED, backends=ALL, finds=_of("stale", "reset/measurement")),)
 TABLE = (*TABLE, *RENEWS)
-ROWS = [(row, backend) for row in TABLE for backend in row.backends]
+
+
+def _on(backend: str, *values: Any, name: str) -> Any:
+    """One backend for each commit, all of them every night."""
+    marks = () if backend == ALL[-1] else (pytest.mark.nightly,)
+    return pytest.param(*values, backend, marks=marks, id=f"{name}-{backend}")
+
+
+ROWS = [_on(backend, row, name=str(row.fault)) for row in TABLE for backend in row.backends]
+CLEAN = [_on(backend, words, name=name) for name, words in CASES.items() for backend in ALL]
 
 
 def played(play: Player, words: dict[str, Any], *faults: str, **more: Any) -> CaseResult:
@@ -89,7 +98,7 @@ def found_by(result: CaseResult) -> set[tuple[str, str]]:
     return {(finding.check, finding.kind) for finding in result.findings}
 
 
-@pytest.mark.parametrize(("row", "backend"), ROWS, ids=[f"{row.fault}-{backend}" for row, backend in ROWS])
+@pytest.mark.parametrize(("row", "backend"), ROWS)
 def test_it_is_caught_as_what_it_is(play: Player, row: Caught, backend: str) -> None:
     result = played(play, row.on, row.fault.value, backend=backend)
     assert result.verdict is Verdict.FAIL, result.reason
@@ -102,8 +111,7 @@ def test_it_is_caught_as_what_it_is(play: Player, row: Caught, backend: str) -> 
         assert any(re.search(f"written through {row.views} and", detail) for detail in told)
 
 
-@pytest.mark.parametrize("backend", ALL)
-@pytest.mark.parametrize("words", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("words", "backend"), CLEAN)
 def test_the_clean_sibling_is_silent(play: Player, words: dict[str, Any], backend: str) -> None:
     result = played(play, words, backend=backend)
     assert result.verdict is Verdict.PASS, result.reason
