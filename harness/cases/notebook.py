@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from harness.model.drawings import InterruptTimeline, MapStrip, SessionSequence
+from harness.model.drawings import InterruptTimeline, MapStrip, RebootMark, SessionSequence
 from harness.model.protection import SealedRecords
 from harness.model.result import PageHeat
 from harness.model.timeline import Timeline
@@ -28,6 +28,7 @@ class Notebook:
     map_strips: list[MapStrip] = field(default_factory=list)
     sessions: list[SessionSequence] = field(default_factory=list)
     interrupts: list[InterruptTimeline] = field(default_factory=list)
+    reboots: list[RebootMark] = field(default_factory=list)
     wires: list[SealedRecords] = field(default_factory=list)
     """What was counted between the hosts, hop by hop."""
     notes: list[str] = field(default_factory=list)

@@ -28,6 +28,7 @@ from harness.guest.early_memory import firmware_scratch
 from harness.guest.protocol import Ready
 from harness.guest.reboot import BOOT_VCPU, reboot_guest, spare
 from harness.model.deadline import Deadline
+from harness.model.drawings import RebootMark
 from harness.model.early import EarlyInterrupt
 from harness.model.errors import DeadlineError, LostError, PreconditionError
 from harness.model.machine import Accel
@@ -56,6 +57,8 @@ class Rebooter:
     """The host's list of a boot that nothing came before."""
     cycles_s: list[float] = field(default_factory=list)
     """From the order to READY."""
+    came_back: bool = False
+    """Whether the last reboot led to READY."""
     attestation: Attestation = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +120,22 @@ class Rebooter:
 
     async def reboot_only(self, guest: Guest, manner: Manner) -> Guest:
         """The same without a new load: memory is as the boot before left it."""
+        notebook, before = self.stage.notebook, len(self.stage.notebook.findings)
+        self.came_back = False
+        try:
+            return await self._reboot(guest, manner)
+        finally:
+            if len(self.cycles_s) == self.done:
+                mark = RebootMark(
+                    number=self.done,
+                    way=manner.way.value,
+                    duration_s=self.cycles_s[-1],
+                    came_back=self.came_back,
+                    findings=len(notebook.findings) - before,
+                )
+                notebook.reboots.append(mark)
+
+    async def _reboot(self, guest: Guest, manner: Manner) -> Guest:
         self.done += 1
         self.resets += WAYS[manner.way].resets
         stage, vm = self.stage, guest.vm
@@ -133,6 +152,7 @@ class Rebooter:
             )
             ready, pended = await self._play(guest, manner, deadline)
         self.cycles_s.append(time.monotonic() - started_s)
+        self.came_back = ready is not None
         self._note_missing(observer)
         evidence = self._evidence(guest, observer, started_at_s)
         end = await self._end(guest, ready, evidence, waited_s=self.cycles_s[-1])

@@ -229,6 +229,7 @@ def _result(request: Request, folder: CaseFolder, notebook: Notebook, outcome: _
         map_strips=tuple(notebook.map_strips),
         sessions=tuple(notebook.sessions),
         interrupts=tuple(notebook.interrupts),
+        reboots=tuple(notebook.reboots),
     )
 
 

@@ -1,7 +1,7 @@
-"""What the report draws: the page map as a strip, the session as a sequence, interrupts as lanes. Plain values only.
+"""What the report draws: the page map as a strip, the session as a sequence, interrupts and reboots as lanes.
 
-map_strip.py, session_sequence.py and interrupt_timeline.py make them from evidence. They stand here because results are
-read and listed by commands that need no numpy.
+Plain values only. map_strip.py, session_sequence.py and interrupt_timeline.py make them from evidence. They stand here
+because results are read and listed by commands that need no numpy.
 """
 
 from __future__ import annotations
@@ -48,6 +48,21 @@ class MapStrip:
     mismatches: tuple[str, ...]
     """Where they are, in words, the first of them."""
     mismatches_left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebootMark:
+    """One reboot of a guest."""
+
+    number: int
+    """From 1."""
+    way: str
+    """A value of :class:`harness.model.reboot_way.RebootWay`."""
+    duration_s: float
+    """From the order until the guest was back, or until nobody waited any more."""
+    came_back: bool
+    findings: int
+    """How many things were found wrong behind it."""
 
 
 class Actor(StrEnum):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness.model.drawings import InterruptTimeline, MapStrip, SessionSequence
+from harness.model.drawings import InterruptTimeline, MapStrip, RebootMark, SessionSequence
 from harness.model.seed import Seed
 from harness.model.timeline import Timeline
 from harness.model.verdict import Finding, Verdict
@@ -56,6 +56,8 @@ class CaseResult:
     """One per attempt, see :func:`harness.model.session_sequence.sequence_of`."""
     interrupts: tuple[InterruptTimeline, ...] = ()
     """One per move of a guest whose interrupts were counted."""
+    reboots: tuple[RebootMark, ...] = ()
+    """In the order they came."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of ``cvmig run --json``: plain JSON types, stable member names."""

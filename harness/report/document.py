@@ -1,7 +1,7 @@
 """The JSON of results: the document of ``cvmig run --json``, and ``result.json`` with its way back.
 
-``result.json`` holds more than the document: timelines, the heat map, page maps, sessions and interrupts, so that
-``cvmig report`` can draw the page again without the run.
+``result.json`` holds more than the document: timelines, the heat map, page maps, sessions, interrupts and reboots,
+so that ``cvmig report`` can draw the page again without the run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from harness.model.drawings import InterruptTimeline, MapStrip, SessionSequence
+from harness.model.drawings import InterruptTimeline, MapStrip, RebootMark, SessionSequence
 from harness.model.errors import UsageError
 from harness.model.result import CaseResult, PageHeat
 from harness.model.seed import Seed
@@ -38,6 +38,7 @@ def dump(result: CaseResult, losses: Sequence[str] = ()) -> str:
         "map_strips": [plain(asdict(strip)) for strip in result.map_strips],
         "sessions": [plain(asdict(session)) for session in result.sessions],
         "interrupts": [plain(asdict(timeline)) for timeline in result.interrupts],
+        "reboots": [plain(asdict(mark)) for mark in result.reboots],
         "losses": list(losses),
     }
     return json.dumps(members) + "\n"
@@ -70,10 +71,11 @@ def _result(members: Mapping[str, Any], run_dir: str) -> CaseResult:
     entry["findings"] = TypeAdapter(tuple[Finding, ...]).validate_python(entry["findings"])
     entry["timelines"] = TypeAdapter(tuple[Timeline, ...]).validate_python(members["timelines"])
     entry["heat"] = TypeAdapter(PageHeat | None).validate_python(members["heat"])
-    # Older documents lack the last three.
+    # Older documents lack the last four.
     entry["map_strips"] = TypeAdapter(tuple[MapStrip, ...]).validate_python(members.get("map_strips", []))
     entry["sessions"] = TypeAdapter(tuple[SessionSequence, ...]).validate_python(members.get("sessions", []))
     entry["interrupts"] = TypeAdapter(tuple[InterruptTimeline, ...]).validate_python(members.get("interrupts", []))
+    entry["reboots"] = TypeAdapter(tuple[RebootMark, ...]).validate_python(members.get("reboots", []))
     result: CaseResult = TypeAdapter(CaseResult).validate_python(entry)
     return result
 

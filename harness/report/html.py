@@ -32,6 +32,7 @@ from harness.report.logs import artefacts, logs
 from harness.report.losses import tell
 from harness.report.plot import LEFT, RIGHT, WIDTH, Plot, downtime_s, plot
 from harness.report.prose import byte_rows, pieces
+from harness.report.reboots import draw_reboots
 from harness.report.repro import repro_line, run_words
 from harness.report.sequence import BOX_HEIGHT, BOX_WIDTH, draw_sequence
 from harness.report.store import INDEX_HTML, INDEX_JSON, REPORT, CaseFolder, Run
@@ -73,8 +74,8 @@ class Hop:
 
 def warm_up() -> None:
     """Import and compile what the first page needs (80 ms). Worth a thread while a guest boots."""
-    for name in ("case.html", "timeline.html", "heatmap.html", "strip.html", "sequence.html", "interrupts.html"):
-        _environment().get_template(name)
+    for name in ("case", "timeline", "heatmap", "strip", "sequence", "interrupts", "reboots"):
+        _environment().get_template(f"{name}.html")
 
 
 def render_case(result: CaseResult, folder: Path) -> str:
@@ -91,6 +92,7 @@ def render_case(result: CaseResult, folder: Path) -> str:
             map_strips=_ends(result.map_strips, draw_strip),
             sessions=_ends(result.sessions, draw_sequence),
             interrupts=_ends(result.interrupts, draw_interrupts),
+            reboots=draw_reboots(result.reboots),
             headlines=[name for name in _HEADLINES if name in result.timings],
             findings=result.findings[:_FINDINGS_SHOWN],
             findings_left_out=max(0, len(result.findings) - _FINDINGS_SHOWN),

@@ -176,6 +176,11 @@ def test_each_fault_is_caught_with_the_right_diagnosis(play: Player, caught: Cau
         assert words in result.reason
 
 
+def test_a_reboot_that_never_ends_stands_in_the_report(play: Player) -> None:
+    (mark,) = played(play, "hanging", "host-stays-paused").reboots
+    assert (mark.way, mark.came_back, mark.findings) == ("cf9", False, 1)
+
+
 @pytest.mark.parametrize("on", SILENT)
 def test_the_same_case_without_a_fault_is_silent(play: Player, on: str) -> None:
     result = played(play, on)

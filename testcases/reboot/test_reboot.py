@@ -40,6 +40,9 @@ def test_every_way_of_a_machine_keeps_its_memory(
 ) -> None:
     result = migrate_case("reboot/loop", arch=arch, qemu=newest(arch), times=WAYS_OF_A_PC)
     assert set(result.checks) >= EARLY
+    assert [mark.number for mark in result.reboots] == list(range(1, WAYS_OF_A_PC + 1))
+    assert all(mark.came_back and mark.duration_s > 0 and not mark.findings for mark in result.reboots)
+    assert "<h2>Reboots</h2>" in Path(result.run_dir, "report.html").read_text()
 
 
 @pytest.mark.parametrize("backend", SOFT)

@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.model.drawings import RebootMark
 from harness.model.result import PageHeat
 from harness.model.timeline import Mark, Phase, Sample, Timeline
 from harness.report.axes import nice_ceiling, thin
 from harness.report.figures import number, one_line, size, unit_of
 from harness.report.heatmap import CELLS_MAX, heat_map, thresholds
 from harness.report.logs import artefacts, logs, printable
-from harness.report.plot import LEFT, RIGHT, downtime_s, plot
+from harness.report.plot import LEFT, RIGHT, WIDTH, downtime_s, plot
 from harness.report.prose import byte_rows, pieces
+from harness.report.reboots import draw_reboots
 
 
 def test_nothing_gives_no_plot() -> None:
@@ -238,3 +240,38 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
 
 def test_control_characters_do_not_reach_the_page() -> None:
     assert printable(b"\x1b[1;31mred\x1b[0m\r\nbell\x07 \xff nul\x00") == "red\nbell· \ufffd nul·"
+
+
+def reboot(number: int, way: str, duration_s: float, *, came_back: bool = True, findings: int = 0) -> RebootMark:
+    return RebootMark(number=number, way=way, duration_s=duration_s, came_back=came_back, findings=findings)
+
+
+def test_reboots_stand_in_the_lanes_of_their_ways_and_in_their_order() -> None:
+    drawing = draw_reboots([reboot(1, "cf9", 0.2), reboot(2, "acpi", 0.4), reboot(3, "cf9", 0.3)])
+    assert drawing is not None
+    assert [(lane.label, len(lane.bars), lane.note) for lane in drawing.lanes] == [
+        ("cf9", 2, "2 x 0.250 s"),
+        ("acpi", 1, "1 x 0.400 s"),
+    ]
+    (first, third), (second,) = (lane.bars for lane in drawing.lanes)
+    assert first.x < second.x < third.x
+    assert first.height < third.height < second.height
+    assert (drawing.count, drawing.wrong) == (3, 0)
+    assert second.words == "reboot 2 by acpi: back after 0.400 s"
+
+
+def test_a_reboot_with_findings_and_one_that_never_came_back_are_wrong() -> None:
+    drawing = draw_reboots(
+        [reboot(1, "cf9", 0.2, findings=2), reboot(2, "cf9", 9.0, came_back=False), reboot(3, "cf9", 0)]
+    )
+    assert drawing is not None
+    assert [bar.is_wrong for bar in drawing.lanes[0].bars] == [True, True, False]
+    assert drawing.wrong == 2
+    assert drawing.lanes[0].bars[1].words == "reboot 2 by cf9: not back within 9.0 s"
+    assert draw_reboots([]) is None
+
+
+def test_ten_thousand_reboots_stay_inside_the_drawing() -> None:
+    drawing = draw_reboots([reboot(number + 1, "cf9", 0.2) for number in range(10_000)])
+    assert drawing is not None
+    assert all(0 < bar.x < WIDTH and bar.width >= 1 for bar in drawing.lanes[0].bars)
