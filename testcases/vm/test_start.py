@@ -162,6 +162,27 @@ def test_a_stopped_process_ends_at_the_deadline_and_is_cleared_away(lab: Lab, qe
     lab.play(story())
 
 
+def test_a_deadline_that_two_waits_share_is_told_in_one_way(lab: Lab, qemu: Path) -> None:
+    """Whoever waits inside often ends at the very same deadline, and either may notice first."""
+
+    def late() -> asyncio.Future[None]:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer.set_exception(DeadlineError("the moon did not answer", hint="is it up?"))
+        return answer
+
+    async def story() -> None:
+        async with lab.vm(qemu) as vm:
+            words = r"waited for the moon until the deadline \(the moon did not answer\); QEMU is running"
+            with pytest.raises(DeadlineError, match=words) as told:
+                await vm.guarded(late(), Deadline.after(0.0), what="the moon")
+            assert told.value.hint == "is it up?"
+            # A deadline of its own is its own affair.
+            with pytest.raises(DeadlineError, match="^the moon did not answer$"):
+                await vm.guarded(late(), lab.deadline, what="the moon")
+
+    lab.play(story())
+
+
 @pytest.mark.parametrize("firmware", ["", "qboot.rom"])
 def test_a_payload_boots_and_its_console_is_heard(lab: Lab, qemu: Path, firmware: str) -> None:
     kernel = lab.folder / "payload.elf"
