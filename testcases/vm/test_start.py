@@ -177,7 +177,7 @@ def test_a_deadline_that_two_waits_share_is_told_in_one_way(lab: Lab, qemu: Path
                 await vm.guarded(late(), Deadline.after(0.0), what="the moon")
             assert told.value.hint == "is it up?"
             # A deadline of its own is its own affair.
-            with pytest.raises(DeadlineError, match="^the moon did not answer$"):
+            with pytest.raises(DeadlineError, match=r"^the moon did not answer$"):
                 await vm.guarded(late(), lab.deadline, what="the moon")
 
     lab.play(story())
