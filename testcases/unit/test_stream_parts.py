@@ -126,6 +126,15 @@ def test_a_description_that_does_not_fit_is_a_stream_error(
         decode_tail(tail(sections, devices))
 
 
+def test_what_a_description_told_before_is_read_from_the_data_anew() -> None:
+    one, other = bytearray(section("toy", BODY)), bytearray(section("toy", BODY))
+    at = bytes(other).index(BODY)
+    other[at] ^= 0x40
+    states = [decode_tail(tail(bytes(data), [entry("toy", FIELDS)])) for data in (one, other, one)]
+    first, second, third = (state.devices[0].fields[0].raw for state in states)
+    assert first == third != second
+
+
 @pytest.mark.parametrize("text", [b"{", b"[1]", b"[" * 100_000, b'{"devices": 3}', b"\xff"])
 def test_a_description_that_is_no_description(text: bytes) -> None:
     data = b"\0\x06" + struct.pack(">I", len(text)) + text

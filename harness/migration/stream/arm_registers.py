@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from harness.model.device_state import DeviceField
 
+SECTION = "cpu"
+"""Name of the device section that has them."""
 _NUMBERS = "cpreg_vmstate_indexes"
 _VALUES = "cpreg_vmstate_values"
 _AARCH64 = 0x6030_0000_0013
