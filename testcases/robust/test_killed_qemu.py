@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,8 +90,8 @@ def test_the_destination_killed_while_it_verifies(tmp_path: Path) -> None:
     [
         # Before the move a silent guest says nothing about migration; after it, it is the product's failure.
         ("src", "fill", 0, Verdict.ERROR, "did not answer FILL"),
-        ("src", "migrate", 4, Verdict.FAIL, "src active: QEMU does not answer QMP any more"),
-        ("dst", "migrate", 4, Verdict.FAIL, "dst active: QEMU does not answer QMP any more"),
+        ("src", "migrate", 4, Verdict.FAIL, r"src (setup|active): QEMU does not answer QMP any more"),
+        ("dst", "migrate", 4, Verdict.FAIL, r"dst (setup|active): QEMU does not answer QMP any more"),
         ("dst", "resume", 0, Verdict.FAIL, "dst"),
     ],
 )
@@ -100,5 +101,6 @@ def test_a_frozen_qemu_ends_the_case_in_time(
     assassin = Assassin(victim=victim, step=step, samples=samples, signal=signal.SIGSTOP)
     result = played(assassin, tmp_path, deadline_s=FROZEN_DEADLINE_S)
     assert result.verdict is verdict, result.reason
-    assert words in result.reason
+    # A slow machine is still setting up when the fourth sample was taken.
+    assert re.search(words, result.reason)
     assert result.timings["total_s"] < FROZEN_DEADLINE_S + 1
