@@ -55,10 +55,6 @@ class Rebooter:
     """How many of them reset the machine."""
     fresh: PageMap | None = None
     """The host's list of a boot that nothing came before."""
-    cycles_s: list[float] = field(default_factory=list)
-    """From the order to READY."""
-    came_back: bool = False
-    """Whether the last reboot led to READY."""
     attestation: Attestation = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,22 +116,6 @@ class Rebooter:
 
     async def reboot_only(self, guest: Guest, manner: Manner) -> Guest:
         """The same without a new load: memory is as the boot before left it."""
-        notebook, before = self.stage.notebook, len(self.stage.notebook.findings)
-        self.came_back = False
-        try:
-            return await self._reboot(guest, manner)
-        finally:
-            if len(self.cycles_s) == self.done:
-                mark = RebootMark(
-                    number=self.done,
-                    way=manner.way.value,
-                    duration_s=self.cycles_s[-1],
-                    came_back=self.came_back,
-                    findings=len(notebook.findings) - before,
-                )
-                notebook.reboots.append(mark)
-
-    async def _reboot(self, guest: Guest, manner: Manner) -> Guest:
         self.done += 1
         self.resets += WAYS[manner.way].resets
         stage, vm = self.stage, guest.vm
@@ -151,26 +131,36 @@ class Rebooter:
                 observe_resets(vm.pid, vm.qmp, ioctls=vm.spec.accel is Accel.KVM, deadline=deadline)
             )
             ready, pended = await self._play(guest, manner, deadline)
-        self.cycles_s.append(time.monotonic() - started_s)
-        self.came_back = ready is not None
+        waited_s, before = time.monotonic() - started_s, len(stage.notebook.findings)
         self._note_missing(observer)
         evidence = self._evidence(guest, observer, started_at_s)
-        end = await self._end(guest, ready, evidence, waited_s=self.cycles_s[-1])
-        expected = self._expected(guest)
-        if stage.notebook.judge(reboot_end.CHECK, reboot_end.check_reboot_end(end, expected=expected)) or ready is None:
-            raise CaseOverError
-        vm.rebooted()
-        if evidence.resets:
-            self.attestation.was_reset(vm)
-        judge_resets(stage, evidence, manner, expected)
-        again = await stage.looked_at(guest)
-        is_renewed = expected is RebootOutcome.NEW_CONTEXT and WAYS[manner.way].resets
-        await judge_early(stage, guest, again, manner, pended, is_renewed=is_renewed)
-        if launched:
-            self.attestation.judge(vm, launched, is_renewed=is_renewed)
-        if map_before and self.fresh:
-            judge_map(stage, again, manner, before=map_before, fresh=self.fresh)
-        return again
+        end = await self._end(guest, ready, evidence, waited_s=waited_s)
+        try:
+            expected = self._expected(guest)
+            found = stage.notebook.judge(reboot_end.CHECK, reboot_end.check_reboot_end(end, expected=expected))
+            if found or ready is None:
+                raise CaseOverError
+            vm.rebooted()
+            if evidence.resets:
+                self.attestation.was_reset(vm)
+            judge_resets(stage, evidence, manner, expected)
+            again = await stage.looked_at(guest)
+            is_renewed = expected is RebootOutcome.NEW_CONTEXT and WAYS[manner.way].resets
+            await judge_early(stage, guest, again, manner, pended, is_renewed=is_renewed)
+            if launched:
+                self.attestation.judge(vm, launched, is_renewed=is_renewed)
+            if map_before and self.fresh:
+                judge_map(stage, again, manner, before=map_before, fresh=self.fresh)
+            return again
+        finally:
+            mark = RebootMark(
+                number=self.done,
+                way=manner.way.value,
+                duration_s=waited_s,
+                came_back=ready is not None,
+                findings=len(stage.notebook.findings) - before,
+            )
+            stage.notebook.reboots.append(mark)
 
     def sum_up(self) -> None:
         """Timings of all reboots, a note, and whether they have put the flush of caches to the test."""
@@ -178,7 +168,7 @@ class Rebooter:
         if shield and shield.settings.caches:
             found = check_lines_at_risk(shield.lines_at_risk, resets=self.resets)
             self.stage.notebook.judge("precondition", found)
-        timings, cycles = self.stage.notebook.timings, sorted(self.cycles_s)
+        timings, cycles = self.stage.notebook.timings, sorted(mark.duration_s for mark in self.stage.notebook.reboots)
         if cycles:
             timings["reboot_s"] = cycles[len(cycles) // 2]
             timings["reboot_slowest_s"] = cycles[-1]

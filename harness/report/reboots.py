@@ -43,6 +43,9 @@ class RebootLane:
 class Reboots:
     """All reboots of a case."""
 
+    left: int
+    right: int
+    """Where the lines begin and end."""
     height: int
     lanes: tuple[RebootLane, ...]
     count: int
@@ -66,6 +69,8 @@ def draw_reboots(marks: Sequence[RebootMark]) -> Reboots | None:
         note = f"{len(bars)} x {middle_s:.3f} s"
         lanes.append(RebootLane(label=way, y=y, bars=tuple(bars), note=note))
     return Reboots(
+        left=LEFT,
+        right=RIGHT,
         height=_TOP + len(lanes) * _LANE,
         lanes=tuple(lanes),
         count=len(marks),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,7 @@ class Assassin:
     step: str
     signal: signal.Signals = signal.SIGKILL
     samples: int = 0
-    """Of the migration, to wait for after the step."""
+    """Of the migration, to wait for after the step; those of its setup, which may take long, do not count."""
     pids: dict[str, int] = field(default_factory=dict)
     is_due: bool = False
     has_struck: bool = False
@@ -44,7 +43,7 @@ class Assassin:
         if event.what == STEP and event.data["name"] == self.step:
             self.is_due = True
         elif event.what == SAMPLE and self.is_due and self.samples:
-            self.samples -= 1
+            self.samples -= event.data["status"] != "setup"
         elif self.step != "boot" or not {"src", "dst"} <= self.pids.keys():
             return
         if self.step == "boot" and {"src", "dst"} <= self.pids.keys():
@@ -77,7 +76,7 @@ def test_killed_in_each_phase(tmp_path: Path, step: str, victim: str) -> None:
 @pytest.mark.parametrize("victim", ["src", "dst"])
 @pytest.mark.parametrize("number", range(3))
 def test_killed_in_the_midst_of_the_stream(tmp_path: Path, number: int, victim: str) -> None:
-    samples = random.Random(f"{victim} {number}").randint(2, 8)
+    samples = random.Random(f"{victim} {number}").randint(1, 6)
     judge(played(Assassin(victim=victim, step="migrate", samples=samples), tmp_path), victim)
 
 
@@ -90,8 +89,8 @@ def test_the_destination_killed_while_it_verifies(tmp_path: Path) -> None:
     [
         # Before the move a silent guest says nothing about migration; after it, it is the product's failure.
         ("src", "fill", 0, Verdict.ERROR, "did not answer FILL"),
-        ("src", "migrate", 4, Verdict.FAIL, r"src (setup|active): QEMU does not answer QMP any more"),
-        ("dst", "migrate", 4, Verdict.FAIL, r"dst (setup|active): QEMU does not answer QMP any more"),
+        ("src", "migrate", 2, Verdict.FAIL, "src active: QEMU does not answer QMP any more"),
+        ("dst", "migrate", 2, Verdict.FAIL, "dst active: QEMU does not answer QMP any more"),
         ("dst", "resume", 0, Verdict.FAIL, "dst"),
     ],
 )
@@ -101,6 +100,5 @@ def test_a_frozen_qemu_ends_the_case_in_time(
     assassin = Assassin(victim=victim, step=step, samples=samples, signal=signal.SIGSTOP)
     result = played(assassin, tmp_path, deadline_s=FROZEN_DEADLINE_S)
     assert result.verdict is verdict, result.reason
-    # A slow machine is still setting up when the fourth sample was taken.
-    assert re.search(words, result.reason)
+    assert words in result.reason
     assert result.timings["total_s"] < FROZEN_DEADLINE_S + 1

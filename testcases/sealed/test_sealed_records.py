@@ -55,7 +55,6 @@ ENTRIES = (
 
 
 @cache
-@cache
 def whole() -> bytes:
     """A stream with every kind of record; windows are small, so there are many."""
     source, target = Host(CSV, PAGES, shared=SHARED).launch(), Host(CSV, PAGES, number=2)

@@ -126,6 +126,18 @@ def test_a_description_that_does_not_fit_is_a_stream_error(
         decode_tail(tail(sections, devices))
 
 
+def test_a_description_without_end_is_not_followed() -> None:
+    """Arrays of arrays, of nothing or of more than was sent: an error at once, and no memory for what is not there."""
+    for size in (0, 1):
+        inner: dict[str, Any] = {"name": "x", "size": size, "type": "uint8"}
+        for _ in range(4):
+            inner = {"name": "x", "array_len": 1 << 20, "size": size, "struct": {"fields": [inner] if size else []}}
+            inner = {"name": "x", "size": size, "struct": {"fields": [inner]}}
+        message = "shorter than their description" if size else "more fields than any machine has"
+        with pytest.raises(StreamError, match=message):
+            decode_tail(tail(section("toy", BODY), [entry("toy", [inner])]))
+
+
 def test_what_a_description_told_before_is_read_from_the_data_anew() -> None:
     one, other = bytearray(section("toy", BODY)), bytearray(section("toy", BODY))
     at = bytes(other).index(BODY)

@@ -2,7 +2,8 @@
 
 The description (JSON, written by migration/vmstate.c and savevm.c) gives every field's name, type and size in the order
 of the wire. All that it says, it says without the data, so one that came before, as at every hop of the same machine,
-is compiled once. It is checked, not trusted: where it makes no sense the reader stops, at the very place.
+is compiled once. It is checked, not trusted: where it makes no sense the reader stops, at the very place, and one that
+tells of more than was sent is not followed further.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ SIGNED_TYPES = frozenset({"int8", "int16", "int32", "int64", "timer"})
 MAX_ITEMS_AS_FIELDS = 256
 """A longer array of plain items is one field, as a buffer is (ICH9's and vmmouse's queues have thousands of items)."""
 MAX_FIELDS = 1 << 20
+"""Of all devices together, and structs count too: an array of a million empty ones is read as fast as it is written."""
 MAX_DEPTH = 32
 _KEPT = 8
 """Descriptions; a machine has a few, which differ in the subsections that are there."""
@@ -79,36 +81,52 @@ class _NonsenseError(Exception):
     pass
 
 
+class _EnoughError(Exception):
+    """What is described is longer than what was sent: the reader will find that out."""
+
+
 @lru_cache(maxsize=_KEPT)
-def compiled(text: bytes) -> Plan:
-    """What *text* tells to do. Raises ValueError or RecursionError when it is no JSON."""
+def compiled(text: bytes, sent_bytes: int) -> Plan:
+    """What *text* tells to do with *sent_bytes* of device sections, no further than they reach.
+
+    Raises ValueError or RecursionError when it is no JSON.
+    """
     found = json.loads(text)
     if not isinstance(found, dict):
         return Plan((), "the description of the devices is no object")
     try:
-        return Plan(tuple(_device(entry) for entry in _objects(found, "devices")))
+        entries = _objects(found, "devices")
     except _NonsenseError as nonsense:
         return Plan((), str(nonsense))
-
-
-def _device(entry: dict[str, Any]) -> DevicePlan:
-    compiler = _Compiler()
-    try:
-        compiler.struct(entry, "", 0)
-    except _NonsenseError as nonsense:
-        compiler.steps.append(BrokenStep(str(nonsense)))
-    return DevicePlan(
-        entry.get("name"), entry.get("instance_id"), str(entry.get("vmsd_name", "")), tuple(compiler.steps)
-    )
+    compiler, devices = _Compiler(sent_bytes), []
+    for entry in entries:
+        devices.append(compiler.device(entry))
+        if compiler.is_over:
+            break
+    return Plan(tuple(devices))
 
 
 class _Compiler:
-    """One forward walk over one device's entry."""
+    """One forward walk over all devices' entries."""
 
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self._fields = 0
+    def __init__(self, sent_bytes: int) -> None:
+        self.is_over = False
+        self._steps: list[Step] = []
+        self._sent_bytes = sent_bytes
         self._bytes = 0
+        self._values = 0
+
+    def device(self, entry: dict[str, Any]) -> DevicePlan:
+        self._steps = []
+        try:
+            self.struct(entry, "", 0)
+        except _NonsenseError as nonsense:
+            self._steps.append(BrokenStep(str(nonsense)))
+            self.is_over = True
+        except _EnoughError:
+            self.is_over = True
+        vmsd = str(entry.get("vmsd_name", ""))
+        return DevicePlan(entry.get("name"), entry.get("instance_id"), vmsd, tuple(self._steps))
 
     def struct(self, entry: dict[str, Any], prefix: str, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -123,7 +141,7 @@ class _Compiler:
     def _subsection(self, entry: dict[str, Any], prefix: str, depth: int) -> None:
         name = entry.get("vmsd_name")
         path = f"{prefix.removesuffix('.')}{'/' if prefix else ''}{name}"
-        self.steps.append(SubsectionStep(name, path))
+        self._steps.append(SubsectionStep(name, path))
         self._bytes += _MARK_BYTES + len(str(name))
         self.struct(entry, f"{path}:", depth + 1)
 
@@ -144,6 +162,9 @@ class _Compiler:
         return "struct" not in member and _count(member) > MAX_ITEMS_AS_FIELDS
 
     def _value(self, member: dict[str, Any], path: str, depth: int) -> None:
+        self._values += 1
+        if self._values > MAX_FIELDS:
+            raise _NonsenseError("more fields than any machine has")
         size = _integer(member, "size")
         nested = member.get("struct")
         if isinstance(nested, dict):
@@ -155,11 +176,10 @@ class _Compiler:
         self._field(str(member.get("type", "")), path, size)
 
     def _field(self, kind: str, path: str, size: int) -> None:
-        if self._fields >= MAX_FIELDS:
-            raise _NonsenseError("more fields than any device has")
-        self._fields += 1
         self._bytes += size
-        self.steps.append(FieldStep(path, kind, size, kind in INTEGER_TYPES, kind in SIGNED_TYPES))
+        self._steps.append(FieldStep(path, kind, size, kind in INTEGER_TYPES, kind in SIGNED_TYPES))
+        if self._bytes > self._sent_bytes:
+            raise _EnoughError
 
 
 def _with_index(member: dict[str, Any], previous: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def decode_tail(tail: Tail, *, machine: str = "") -> DeviceState:
 
 def _plan(tail: Tail, at: int) -> Plan:
     try:
-        return compiled(bytes(tail.data[at + _DESCRIPTION_HEAD :]))
+        return compiled(bytes(tail.data[at + _DESCRIPTION_HEAD :]), at)
     except (ValueError, RecursionError) as error:
         reason = f"the description of the devices is no JSON ({error})"
         raise StreamError(reason, offset=tail.offset + at) from None
