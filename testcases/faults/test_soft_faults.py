@@ -78,9 +78,9 @@ CONTENT_DIES = (SoftFault.LIST_LOSES_NEIGHBOUR, SoftFault.RAM_OFFSET_AS_GPA, Sof
 """Faults of the map at which pages with a pattern travel as the wrong kind."""
 
 
-def size_for(circumstances: str) -> dict[str, int]:
+def size_for(needs: Needs | None) -> dict[str, int]:
     """A conversion of 32 MiB leaves too little else of a small guest."""
-    return {} if Circumstance.LARGE.value in circumstances else SMALL
+    return {} if needs and Circumstance.LARGE in needs.circumstances else SMALL
 
 
 def findings_of(result: CaseResult) -> set[tuple[str, str]]:
@@ -89,8 +89,7 @@ def findings_of(result: CaseResult) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("fault", DIAGNOSES, ids=str)
 def test_the_named_check_catches_it(play: Player, fault: SoftFault) -> None:
-    circumstances = _words(NEEDS[fault]).get("circumstances", "") if fault in NEEDS else ""
-    result = play(CASE, fault.value, **size_for(circumstances))
+    result = play(CASE, fault.value, **size_for(NEEDS.get(fault)))
     expected = DIAGNOSES[fault]
     if isinstance(expected, Verdict):
         assert result.verdict is expected, result.reason
@@ -104,7 +103,7 @@ def test_the_named_check_catches_it(play: Player, fault: SoftFault) -> None:
 
 def _siblings() -> dict[str, tuple[dict[str, Any], Verdict]]:
     """Circumstances that faults bring along, each once, and how they end without the fault."""
-    found: dict[str, tuple[dict[str, Any], Verdict]] = {"plain": ({}, Verdict.PASS)}
+    found: dict[str, tuple[dict[str, Any], Verdict]] = {"plain": (size_for(None), Verdict.PASS)}
     for fault, needs in NEEDS.items():
         if fault is SoftFault.SLOW:
             continue
@@ -115,12 +114,17 @@ def _siblings() -> dict[str, tuple[dict[str, Any], Verdict]]:
 def _words(needs: Needs) -> dict[str, Any]:
     circumstances = sorted(each.value for each in needs.circumstances)
     protection = {f"protection.{name}": value for name, value in needs.protection.items()}
-    return {**needs.settings, **protection, **({"circumstances": ",".join(circumstances)} if circumstances else {})}
+    return {
+        **size_for(needs),
+        **needs.settings,
+        **protection,
+        **({"circumstances": ",".join(circumstances)} if circumstances else {}),
+    }
 
 
 @pytest.mark.parametrize(("words", "verdict"), _siblings().values(), ids=_siblings())
 def test_the_clean_sibling_is_silent(play: Player, words: dict[str, Any], verdict: Verdict) -> None:
-    result = play(CASE, **{**size_for(words.get("circumstances", "")), **words})
+    result = play(CASE, **words)
     assert result.verdict is verdict, result.reason
     assert result.findings == ()
 
