@@ -35,7 +35,7 @@ from harness.migration.settings import CancelAt, MigrationSettings
 from harness.migration.story import SideEvent, timeline_of
 from harness.model.deadline import Deadline
 from harness.model.errors import TooSlowError, UnsupportedError
-from harness.model.guest import Heartbeat
+from harness.model.guest import Heartbeat, Workload
 from harness.model.timeline import Sample
 from harness.report.events import SAMPLE
 from harness.vm.vm import Vm
@@ -121,10 +121,11 @@ async def move(
             deadline=Deadline(stage.deadline.at_s - _RESERVE_S),
             on_sample=lambda sample: _show(stage, sample, guest.vm.ram.size_bytes),
             midways=_midways(stage, leaving, destination, interlude, bystander),
+            is_witnessed=lambda: leaving.written > 0 or settings.workload is Workload.IDLE,
         )
         await _judge_wire(stage, leaving, wire, moved, destination, number)
         at_stop = beats_of(leaving.guest, guest.vm)
-        _judge_load(stage, settings, moved, written=at_stop.pages_written - leaving.before.pages_written)
+        _judge_load(stage, settings, moved, written=leaving.written)
         if leaving.crossing and wire.sealed:
             judge_conversions(stage, leaving.crossing, wire.sealed, settings.protection)
             await asyncio.to_thread(settle, leaving.crossing)
@@ -153,6 +154,11 @@ class _Leaving:
         if guest.anchor:
             guest = replace(guest, tsc_hz=min(guest.tsc_hz, guest.anchor.hz_until(clock)))
         return cls(guest=guest, clock=clock, before=beats_of(guest, guest.vm), crossing=crossing)
+
+    @property
+    def written(self) -> int:
+        """Pages that the guest wrote since it was looked at, or since its interlude."""
+        return beats_of(self.guest, self.guest.vm).pages_written - self.before.pages_written
 
     async def play(self, stage: Stage, interlude: Interlude) -> None:
         """Whoever comes out of *interlude* is who moves."""

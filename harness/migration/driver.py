@@ -66,6 +66,10 @@ LATER_PASS_SYNCS = 3
 _STALL_S = 5.0
 """A migration that is given up counts as stalled, not slow, when no byte moved for this long."""
 
+_WITNESSED_S = 10.0
+"""How long a held migration waits for what has to be seen before it is let go. A guest that lives shows it in
+milliseconds; whether one that did not is an error is for a check."""
+
 _SETTLE_S = 10.0
 """How long the other side may take to notice the end."""
 
@@ -171,11 +175,13 @@ async def migrate(
     deadline: Deadline,
     on_sample: Callable[[Sample], None] | None = None,
     midways: Sequence[Midway] = (),
+    is_witnessed: Callable[[], bool] = lambda: True,
 ) -> Moved:
     """Send *source* to *uri*, where *destination* listens, and wait for both ends.
 
     The destination is left loaded and paused, the source stopped. A failed migration is no exception but a
     ``Moved`` whose end says so. Each of *midways* is awaited once in its phase, and the migration is held meanwhile.
+    One that is held is not let go before *is_witnessed*, which is asked at every look at the source.
 
     An attempt that has not converged by *deadline* is cancelled; ``too_slow`` tells.
 
@@ -188,7 +194,7 @@ async def migrate(
         await _start(source, uri, deadline)
         stalled_s, too_slow = 0.0, ""
         try:
-            await _steer(watch, settings, midways, deadline)
+            await _steer(watch, settings, midways, is_witnessed, deadline)
         except LostError:
             pass  # the ends say who is gone, and why
         except DeadlineError:
@@ -207,7 +213,13 @@ async def slow_down(source: Vm, *, deadline: Deadline) -> None:
     await _set_parameters(source, limits, deadline)
 
 
-async def _steer(watch: Watch, settings: MigrationSettings, midways: Sequence[Midway], deadline: Deadline) -> None:
+async def _steer(
+    watch: Watch,
+    settings: MigrationSettings,
+    midways: Sequence[Midway],
+    is_witnessed: Callable[[], bool],
+    deadline: Deadline,
+) -> None:
     """Hold the migration, let it go, and wait for its end on the source."""
     late = [midway for midway in midways if midway.at is CancelAt.PRE_SWITCHOVER]
     for midway in midways:
@@ -220,6 +232,9 @@ async def _steer(watch: Watch, settings: MigrationSettings, midways: Sequence[Mi
     if settings.hold_passes > 1:
         what = f"pass {settings.hold_passes}"
         await watch.until(lambda w: w.sync_count >= settings.hold_passes, deadline=deadline, what=what)
+        patience = deadline.within(_WITNESSED_S)
+        with contextlib.suppress(DeadlineError):
+            await watch.until(lambda _: is_witnessed(), deadline=patience, what="witness")
         await _let_go(watch.vm, settings, deadline)
     if any([await midway.play(watch, deadline) for midway in late]):
         await _run(watch.vm, "migrate-continue", {"state": "pre-switchover"}, deadline)
