@@ -10,84 +10,36 @@ and nothing else: no relay, no witness on the host, no artefacts. Prints medians
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+
+from bare import Machine
 
 from harness.cases.ask import Words, requests_of
 from harness.cases.runner import run_case
-from harness.guest.image import probe_image
 from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
 from harness.model.guest import Workload
-from harness.model.machine import TCG_TRIM_KIB, X86_64_CPU
 from harness.report.store import Run
 from harness.vm.keeper import Keeper
 
 MIB = 128
-QEMU = shutil.which("qemu-system-x86_64") or "qemu-system-x86_64"
-
-
-class Machine:
-    """A QEMU with as little around it as possible."""
-
-    def __init__(self, role: str, *, incoming: bool) -> None:
-        pairs = [socket.socketpair() for _ in range(2)]
-        theirs = [pair[1] for pair in pairs]
-        qmp, channel = (end.fileno() for end in theirs)
-        argv = [
-            *(QEMU, "-name", f"cvmig-bench-{role}", "-nodefaults", "-display", "none", "-accel", "tcg"),
-            *("-machine", "pc-q35-7.2,smm=off,sata=off,usb=off,vmport=off", "-cpu", X86_64_CPU),
-            *("-m", f"{MIB * 1024 - TCG_TRIM_KIB}K", "-kernel", str(probe_image())),
-            *("-chardev", f"socket,id=q,fd={qmp}", "-mon", "chardev=q,mode=control"),
-            *("-chardev", f"socket,id=c,fd={channel}", "-device", "isa-serial,index=1,chardev=c"),
-            *(("-S", "-incoming", "defer") if incoming else ()),
-        ]
-        self.process = subprocess.Popen(argv, pass_fds=(qmp, channel), stderr=subprocess.DEVNULL)
-        for end in theirs:
-            end.close()
-        self._ends = [pair[0] for pair in pairs]
-
-    async def connect(self) -> None:
-        self._reader, self._writer = await asyncio.open_connection(sock=self._ends[0])
-        self.channel = await asyncio.open_connection(sock=self._ends[1])
-        await self._reader.readline()
-        await self.run("qmp_capabilities")
-
-    async def run(self, command: str, **arguments: Any) -> Any:
-        words = {name.replace("_", "-"): value for name, value in arguments.items()}
-        self._writer.write(json.dumps({"execute": command, "arguments": words}).encode())
-        while True:
-            reply = json.loads(await self._reader.readline())
-            if "return" in reply:
-                return reply["return"]
-            if "error" in reply:
-                raise RuntimeError(reply["error"])
-
-    async def wait(self, reached: Any) -> None:
-        while not reached(await self.run("query-migrate")):  # noqa: ASYNC110 - as plain as a script gets
-            await asyncio.sleep(0.005)
 
 
 async def minimal(folder: Path) -> float:
     start_s = time.monotonic()
     deadline = Deadline.after(60)
-    source, destination = Machine("src", incoming=False), Machine("dst", incoming=True)
+    source, destination = Machine("src", MIB, incoming=False), Machine("dst", MIB, incoming=True)
     await asyncio.gather(source.connect(), destination.connect())
     probe = Probe(*source.channel)
     await probe.ready(deadline=deadline)
     await probe.fill(1, deadline=deadline)
     await probe.start(Workload.FULL, pages_per_flush=64, deadline=deadline)
     for machine in (source, destination):
-        capabilities = [{"capability": name, "state": True} for name in ("events", "return-path")]
-        await machine.run("migrate-set-capabilities", capabilities=capabilities)
+        await machine.prepare()
     uri = f"unix:{folder / 'm'}"
     await destination.run("migrate-incoming", uri=uri)
     await source.run("migrate-set-parameters", max_bandwidth=MIB * 5 << 20, downtime_limit=1)
@@ -104,8 +56,7 @@ async def minimal(folder: Path) -> float:
     assert memory.is_clean, memory
     await probe.close()
     for machine in (source, destination):
-        await machine.run("quit")
-        await asyncio.to_thread(machine.process.wait)
+        await machine.quit()
     (folder / "m").unlink(missing_ok=True)
     return time.monotonic() - start_s
 
