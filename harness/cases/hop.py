@@ -122,6 +122,7 @@ async def move(
             on_sample=lambda sample: _show(stage, sample, guest.vm.ram.size_bytes),
             midways=_midways(stage, leaving, destination, interlude, bystander),
             is_witnessed=lambda: leaving.written > 0 or settings.workload is Workload.IDLE,
+            passed_on=wire.passed_on,
         )
         await _judge_wire(stage, leaving, wire, moved, destination, number)
         at_stop = beats_of(leaving.guest, guest.vm)

@@ -9,8 +9,9 @@ from harness.checks.memory import GUEST, check_guest_memory, check_running_reads
 from harness.model.guest import CrashKind, GuestMemory, Workload
 from harness.model.memory import PAGE_SHIFT
 
-_ANSWER_S = 10.0
-"""A guest that lives answers in milliseconds; one that is silent for so long does not live."""
+_ANSWER_S = 30.0
+"""A guest that lives answers in milliseconds; one that is silent for so long does not live. On a host with ten times as
+many busy threads as CPUs some took more than ten seconds."""
 
 _VERIFY_S_PER_GIB = 20.0
 """Far below the slowest verification that was seen, under TCG on a busy machine."""

@@ -1,9 +1,14 @@
-"""What would run: settings and the command lines of both sides; nothing starts but the binaries' self-description."""
+"""What would run: settings and the command lines of both sides; nothing starts but the binaries' self-description.
+
+Runs in a row that differ in their seed only are told once.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 
 from harness.cases.binaries import find_binaries
 from harness.cases.reboot_outcome import outcome_of
@@ -12,6 +17,7 @@ from harness.cases.request import Request
 from harness.cases.stage import Binaries, fitted, machine_of
 from harness.model.deadline import Deadline
 from harness.model.errors import HarnessError
+from harness.model.seed import Seed
 from harness.vm.commandline import command_line
 from harness.vm.keeper import Keeper
 
@@ -21,14 +27,20 @@ _PROBE_S = 60.0
 async def plan_lines(requests: Sequence[Request]) -> list[str]:
     """Lines for people about each of *requests*: what it does and with what, or why it cannot run here."""
     with Keeper() as keeper:
-        return [line for request in requests for line in await _lines(request, keeper)]
+        return [
+            line
+            for _, alike in groupby(requests, key=lambda request: replace(request, seed=Seed(0)))
+            for line in await _lines(tuple(alike), keeper)
+        ]
 
 
-async def _lines(request: Request, keeper: Keeper) -> list[str]:
+async def _lines(alike: Sequence[Request], keeper: Keeper) -> list[str]:
+    request, *more = alike
     settings = request.settings.model_dump(mode="json")
+    others = f", and {len(more)} more times, each with its own" if more else ""
     lines = [
         f"{request.case.id}: {request.case.summary}",
-        f"  seed      {request.seed}",
+        f"  seed      {request.seed}{others}",
         f"  settings  {' '.join(f'{name}={value}' for name, value in settings.items())}",
         *(f"  fault     {fault}" for fault in request.faults),
     ]

@@ -96,6 +96,7 @@ async def _reset_stopped(rebooter: Rebooter, guest: Guest, destination: Vm, at: 
             plan,
             deadline=stage.deadline,
             midways=() if is_late else (Midway(CancelAt.PRE_SWITCHOVER, partial(_reset, stage, source)),),
+            passed_on=wire.passed_on,
         )
         stage.notebook.has_moved = True
         await _judge_ends(stage, wire, moved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +49,12 @@ class Wire:
     """Sees the source's own stream."""
     sealed: SealedWire | None = None
     """Both hosts' ends, for a protected guest."""
+
+    @property
+    def passed_on(self) -> Callable[[], int] | None:
+        """Tells the bytes that have reached the destination's QEMU so far; None when nobody is there to count."""
+        last = self.sealed.destination.relay if self.sealed else self.relay
+        return (lambda: last.bytes_forwarded) if last else None
 
 
 @asynccontextmanager

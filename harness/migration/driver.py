@@ -58,7 +58,7 @@ _HELD_MS = 1
 _CRAWL_BYTES_S = 1 << 20
 """A page takes four times the longest downtime that is allowed while a migration is held."""
 
-_COMMAND_S = 10.0
+_COMMAND_S = 30.0
 
 LATER_PASS_SYNCS = 3
 """Synchronisations of the dirty bitmap after which pages are certainly being sent again."""
@@ -176,19 +176,21 @@ async def migrate(
     on_sample: Callable[[Sample], None] | None = None,
     midways: Sequence[Midway] = (),
     is_witnessed: Callable[[], bool] = lambda: True,
+    passed_on: Callable[[], int] | None = None,
 ) -> Moved:
     """Send *source* to *uri*, where *destination* listens, and wait for both ends.
 
     The destination is left loaded and paused, the source stopped. A failed migration is no exception but a
     ``Moved`` whose end says so. Each of *midways* is awaited once in its phase, and the migration is held meanwhile.
-    One that is held is not let go before *is_witnessed*, which is asked at every look at the source.
+    One that is held is not let go before *is_witnessed*, which is asked at every look at the source. *passed_on* counts
+    the bytes that came through whatever is between the two: one that still moves is not stalled.
 
     An attempt that has not converged by *deadline* is cancelled; ``too_slow`` tells.
 
     Raises BlockedError when the source refuses to start, LostError when a process is gone before that.
     """
     async with (
-        Watch(source, on_sample=on_sample) as watch,
+        Watch(source, on_sample=on_sample, passed_on=passed_on) as watch,
         Watch(destination) as sink,
     ):
         await _start(source, uri, deadline)

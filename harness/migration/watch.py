@@ -23,19 +23,30 @@ TERMINAL = frozenset({"completed", "failed", "cancelled"})
 """MigrationStatus values after which nothing more happens; unknown states are taken as transient."""
 
 _QUERY_S = 10.0
-"""QEMU answers at once or never; the watch goes on after the deadline of whoever waits, to see the end."""
+"""After this a question is asked again. A source that sends its last pages answers nothing until they are sent."""
+
+_SILENT_S = 30.0
+"""A QEMU that answers nothing while no byte moves for this long answers never."""
 
 
 class Watch:
-    """Polls ``query-migrate`` of *vm* while the ``async with`` block runs."""
+    """Polls ``query-migrate`` of *vm* while the ``async with`` block runs.
 
-    def __init__(self, vm: Vm, *, on_sample: Callable[[Sample], None] | None = None) -> None:
+    *passed_on* tells how many bytes who stands between the two sides has passed on: what a source has written to its
+    socket it counts as sent, and it may take long from there.
+    """
+
+    def __init__(
+        self, vm: Vm, *, on_sample: Callable[[Sample], None] | None = None, passed_on: Callable[[], int] | None = None
+    ) -> None:
         self.vm = vm
         self.started_s = time.monotonic()
         self.samples: list[Sample] = []
         self.last: Mapping[str, Any] = {}
         self.last_progress_s = self.started_s
         self._on_sample = on_sample
+        self._passed_on = passed_on or (lambda: 0)
+        self._moved = (0, 0)
         self._changed = asyncio.Condition()
         self._lost: HarnessError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -69,7 +80,7 @@ class Watch:
 
     @property
     def stalled_s(self) -> float:
-        """Seconds since the number of transferred bytes last changed."""
+        """Seconds since the number of bytes that were sent, or passed on by who stands between, last changed."""
         return time.monotonic() - self.last_progress_s
 
     async def until(self, reached: Callable[[Watch], bool], *, deadline: Deadline, what: str) -> bool:
@@ -96,7 +107,13 @@ class Watch:
         try:
             while True:
                 seen = self.vm.qmp.cursor
-                await self._ask(Deadline.after(_QUERY_S))
+                try:
+                    await self._ask(Deadline.after(_QUERY_S))
+                except DeadlineError:
+                    self._see_progress(self._moved[0])
+                    if self.stalled_s >= _SILENT_S:
+                        raise
+                    continue
                 with contextlib.suppress(DeadlineError):
                     await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(POLL_S))
         except HarnessError as lost:
@@ -104,11 +121,15 @@ class Watch:
                 self._lost = lost
                 self._changed.notify_all()
 
+    def _see_progress(self, transferred_bytes: int) -> None:
+        moved = (transferred_bytes, self._passed_on())
+        if moved != self._moved:
+            self._moved, self.last_progress_s = moved, time.monotonic()
+
     async def _ask(self, deadline: Deadline) -> None:
         reply = await self.vm.qmp.execute("query-migrate", deadline=deadline)
         sample = sample_of(reply, time.monotonic() - self.started_s)
-        if not self.samples or sample.transferred_bytes != self.samples[-1].transferred_bytes:
-            self.last_progress_s = time.monotonic()
+        self._see_progress(sample.transferred_bytes)
         async with self._changed:
             self.last = reply
             self.samples.append(sample)

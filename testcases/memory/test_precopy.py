@@ -60,6 +60,11 @@ def test_a_working_set_smaller_than_memory(migrate_case: Migrate) -> None:
 
 
 def test_memory_on_both_sides_of_the_hole_below_4_gib(migrate_case: Migrate) -> None:
+    migrate_case("memory/precopy", memory_mib=128, below_4g_mib=64, vcpus=2)
+
+
+@pytest.mark.nightly
+def test_so_much_memory_that_it_does_not_fit_below_the_hole(migrate_case: Migrate) -> None:
     """3 GiB on q35 ends above 4 GiB. Filled it is not sparse, so the working set is all that is kept small."""
     migrate_case("memory/precopy", memory_mib=3072, working_set_mib=64, vcpus=2, deadline_s=240)
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 
 from harness.migration.relay.books import Books
+from harness.migration.relay.conduit import Conduit
 from harness.migration.relay.editor import Editor, EditorRefusedError
 from harness.migration.relay.endpoint import Endpoint, tune
 from harness.migration.relay.recorder import Recorder
@@ -143,14 +144,17 @@ class Pump:
 
         Pieces are small (a unix socket gives 200 KiB), and the counting has a price per call.
         """
+        assert self._sink is not None
         _wait_for_more(source, PAUSE_MS)
         kept = filled = 0
+        is_paced = self._bytes_per_s is not None
+        conduit = Conduit()
         try:
             while True:
                 if len(buffer) - filled < LEAST_RECEIVE_BYTES:
                     kept = filled = self._account(buffer, filled)
                 try:
-                    count = source.recv_into(buffer[filled:])
+                    count = source.recv_into(buffer[filled:], 0, 0 if is_paced else socket.MSG_PEEK)
                 except BlockingIOError:
                     if filled > kept:
                         kept = filled = self._account(buffer, filled)
@@ -158,9 +162,15 @@ class Pump:
                     continue
                 if not count:
                     return
-                self._send(buffer[filled : filled + count])
+                piece = buffer[filled : filled + count]
+                if is_paced:
+                    self._send(piece)
+                else:
+                    conduit.carry(source, self._sink, count)
+                    self._sent(piece)
                 filled += count
         finally:
+            conduit.close()
             # What was sent is counted, also when the connection breaks.
             kept = self._account(buffer, filled)
             if self._parser is not None:
@@ -241,10 +251,13 @@ class Pump:
         for start in range(0, len(data), step or 1):
             piece = data[start : start + step]
             self._sink.sendall(piece)
-            self._recorder.write(piece)
-            self._books.bytes_forwarded += len(piece)
+            self._sent(piece)
             if self._bytes_per_s is not None:
                 self._stop.wait(len(piece) / self._bytes_per_s)
+
+    def _sent(self, piece: bytes | memoryview) -> None:
+        self._recorder.write(piece)
+        self._books.bytes_forwarded += len(piece)
 
     def _close_stream(self) -> None:
         """The source has closed: orderly if its stream is whole."""

@@ -111,6 +111,11 @@ class Relay:
         return self._books.account(self._record)
 
     @property
+    def bytes_forwarded(self) -> int:
+        """How much of the stream has been passed on so far."""
+        return self._books.bytes_forwarded
+
+    @property
     def error(self) -> StreamError | None:
         """Why a stream that was edited was not understood any more."""
         return self._books.error
