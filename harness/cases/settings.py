@@ -39,7 +39,7 @@ class Settings(BaseModel):
     """Versioned machine type; an alias such as q35 means different things to different binaries."""
     firmware: str = Field(default="", pattern=r"^([A-Za-z0-9._-]+)?$")
     """Value of ``-bios``, e.g. ``qboot.rom``; empty is the machine type's own."""
-    deadline_s: float = Field(default=60.0, gt=0, le=24 * 3600)
+    deadline_s: float = Field(default=120.0, gt=0, le=24 * 3600)
     """The case ends by then, whatever happens."""
 
     def machine_for(self, spec: MachineSpec) -> MachineSpec:

@@ -13,6 +13,7 @@ from harness.model.protection import VcpuErrands
 from testcases.guest.protected import protected
 
 pytestmark = pytest.mark.vm
+NEWER_QEMU_IS_NIGHTLY = True
 SEED = 0xFEED5EED12345678
 ES = "cvm=es cbit=58"
 

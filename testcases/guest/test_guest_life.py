@@ -18,6 +18,7 @@ from harness.model.memory import PAGE_SIZE, GpaRange
 from testcases.guest.protected import protected
 
 pytestmark = pytest.mark.vm
+NEWER_QEMU_IS_NIGHTLY = True
 SEED = 0xFEED5EED12345678
 KINDS = pytest.mark.parametrize("kind", ["sev", "es"])
 

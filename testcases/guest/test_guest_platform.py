@@ -25,6 +25,7 @@ from harness.model.seed import Seed
 from harness.model.soft_fault import SoftFault
 
 pytestmark = pytest.mark.vm
+NEWER_QEMU_IS_NIGHTLY = True
 SEED = 0xFEED5EED12345678
 MMIO_READS = 5
 

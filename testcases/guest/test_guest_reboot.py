@@ -24,6 +24,7 @@ from harness.model.reboot_way import WAYS, RebootWay, devices_of, ways_of
 from testcases.guest.conftest import Lab, Vm
 
 pytestmark = pytest.mark.vm
+NEWER_QEMU_IS_NIGHTLY = True
 ARCHES = tuple(Arch)
 SEED = 0xFEED5EED12345678
 PENDED = 8

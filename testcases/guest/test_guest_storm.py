@@ -15,6 +15,7 @@ from harness.model.memory import GpaRange
 from testcases.guest.protected import Protected, protected
 
 pytestmark = pytest.mark.vm
+NEWER_QEMU_IS_NIGHTLY = True
 SEED = 0xFEED5EED12345678
 
 

@@ -30,7 +30,7 @@ from harness.vm.vm import Vm, start_vm
 pytestmark = pytest.mark.vm
 
 CHECKOUT = Path(__file__).parents[2]
-BOUND_S = 60.0
+BOUND_S = 180.0
 SPEC = MachineSpec(machine="virt-7.2", arch=Arch.AARCH64, memory_mib=64, vcpus=2, interrupt_vectors=16, append="irq=on")
 GIC_V4 = replace(SPEC, gic_version=4, has_el2=True)
 

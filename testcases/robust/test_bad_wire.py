@@ -10,7 +10,7 @@ from testcases.conftest import Player
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("clean")]
 
-DEADLINE_S = 12
+DEADLINE_S = 15
 STALL_DEADLINE_S = 20
 """A wire counts as stalled after 5 s without a byte; a busy machine takes its time to get that far."""
 

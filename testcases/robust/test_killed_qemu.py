@@ -19,8 +19,8 @@ from harness.report.store import Run
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("clean")]
 
-DEADLINE_S = 20
-FROZEN_DEADLINE_S = 12
+DEADLINE_S = 30
+FROZEN_DEADLINE_S = 15
 """Nothing but the deadline ends a case whose QEMU stands still."""
 
 

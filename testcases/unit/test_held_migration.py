@@ -1,8 +1,11 @@
-"""A held migration is let go when its passes are over and what has to be seen was seen; played by a QEMU of words."""
+"""When a migration is let go, and when it counts as stalled or its QEMU as silent; played by a QEMU of words."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +14,7 @@ import pytest
 from harness.migration import driver
 from harness.migration.driver import migrate
 from harness.migration.settings import MigrationSettings
+from harness.migration.watch import Watch
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError
 from harness.vm.vm import Vm
@@ -23,17 +27,21 @@ class WordsOfQemu:
 
     cursor = 0
 
-    def __init__(self, status: str = "active") -> None:
+    def __init__(self, status: str = "active", silent_for: int = 0) -> None:
         self.parameters: dict[str, Any] = {}
         self.looks = 0
         self.status = status
         self.let_go_at = 0
+        self.silent_for = silent_for
+        """That many questions get no answer before one does."""
 
     async def execute(self, command: str, arguments: Any = None, *, deadline: Deadline) -> Any:  # noqa: ARG002
         await asyncio.sleep(0)
         match command:
             case "query-migrate":
                 self.looks += 1
+                if self.looks <= self.silent_for:
+                    raise DeadlineError("no reply to query-migrate before the deadline")
                 passes = self.looks // LOOKS_PER_PASS
                 return {"status": "completed" if self.let_go_at else self.status, "ram": {"dirty-sync-count": passes}}
             case "migrate-set-parameters":
@@ -76,3 +84,33 @@ def test_and_not_before_the_guest_was_seen_to_work() -> None:
 def test_who_is_never_seen_does_not_hold_it_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_WITNESSED_S", 0.05)
     assert let_go_at(lambda: False) > 2 * LOOKS_PER_PASS
+
+
+async def is_over(qmp: WordsOfQemu, passed_on: Callable[[], int]) -> bool:
+    """Whether a source counts as over that has moved nothing for ages when the watch begins."""
+    source = Watch(cast(Vm, SimpleNamespace(qmp=qmp, role="src")), passed_on=passed_on)
+    source.last_progress_s = -math.inf
+    async with source:
+        await source.until(lambda w: w.status == "active", deadline=Deadline.after(30), what="word")
+        return source.is_over
+
+
+def test_one_that_is_silent_while_nothing_moves_is_gone() -> None:
+    assert asyncio.run(is_over(WordsOfQemu(silent_for=5), lambda: 0))
+
+
+def test_one_that_is_silent_while_its_bytes_are_passed_on_is_asked_again() -> None:
+    count = itertools.count(1)
+    assert not asyncio.run(is_over(WordsOfQemu(silent_for=5), lambda: next(count)))
+
+
+def test_who_passes_bytes_on_shows_that_a_migration_moves() -> None:
+    async def stalled_s(passed_on: Callable[[], int]) -> float:
+        source = Watch(cast(Vm, SimpleNamespace(qmp=WordsOfQemu(), role="src")), passed_on=passed_on)
+        source.last_progress_s = -math.inf
+        async with source:
+            await source.until(lambda w: w.status == "active", deadline=Deadline.after(30), what="word")
+            return source.stalled_s
+
+    assert asyncio.run(stalled_s(lambda: 0)) == math.inf
+    assert asyncio.run(stalled_s(lambda: 1)) < math.inf

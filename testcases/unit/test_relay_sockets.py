@@ -35,7 +35,7 @@ from harness.model.seed import Seed
 from harness.model.wire import WireAccount, WireEnd, WireFault
 from harness.model.wire import WireFaultName as Name
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 RAM_PAGES = 2048
 SHUT = struct.pack(">HHI", 1, 4, 0)
 

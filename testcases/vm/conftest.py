@@ -21,7 +21,7 @@ from harness.vm.vm import Vm, start_vm
 
 CHECKOUT = Path(__file__).parents[2]
 QEMUS = find_emulators("x86_64", CHECKOUT)
-BOUND_S = 30.0
+BOUND_S = 90.0
 
 
 def qemu_label(path: Path) -> str:
