@@ -10,13 +10,13 @@ import pytest
 from harness.checks.device_state import check_device_state
 from harness.migration.relay import Endpoint
 from harness.migration.stream.snapshot import Snapshot
+from harness.model.memory import PAGE_SIZE
 from harness.model.page_set import PageSet
 from harness.vm.ram_compare import differing_pages
 from testcases.sealed.conftest import Hosts, sides
 from testcases.sealed.hosts import CSV2
 from testcases.stream.conftest import (
     HOT,
-    MEMORY_MIB,
     capabilities,
     capture,
     command,
@@ -34,7 +34,8 @@ pytestmark = pytest.mark.vm
 
 def test_a_running_es_guest_moves(lab: Lab, qemu: Path, dirty_guest: str, tmp_path: Path) -> None:
     async def story() -> None:
-        ours, hosts = spec(dirty_guest), Hosts.of(CSV2, MEMORY_MIB << 8, shared=PageSet.empty())
+        ours = spec(dirty_guest)
+        hosts = Hosts.of(CSV2, ours.memory_bytes // PAGE_SIZE, shared=PageSet.empty())
         record = tmp_path / "wire.bin"
         async with lab.vm(qemu, ours) as source, lab.vm(qemu, ours, role="dst", incoming=True) as destination:
             await run_guest(source, lab)

@@ -16,7 +16,7 @@ from harness.migration.stream.writer import write
 from harness.model.device_state import DeviceState
 from harness.model.errors import StreamError
 from harness.model.seed import Seed
-from testcases.stream.conftest import MEMORY_MIB, capabilities, capture, command, load, run_guest, spec
+from testcases.stream.conftest import capabilities, capture, command, load, run_guest, spec
 from testcases.vm.conftest import QEMUS, Lab, qemu_label
 
 pytestmark = pytest.mark.vm
@@ -63,10 +63,10 @@ def test_busy_stream_rebuilds_the_memory_of_its_source(lab: Lab, qemu: Path, dir
             memory = bytes(vm.ram.buffer)
         elements = parse(data)
         assert write(elements) == data
-        contents = BlockContents(max_bytes=MEMORY_MIB << 20)
+        contents = BlockContents(max_bytes=len(memory))
         for element in elements:
             contents.add(element)
-        (main,) = [block for block in contents.contents().values() if len(block) == MEMORY_MIB << 20]
+        (main,) = [block for block in contents.contents().values() if len(block) == len(memory)]
         assert main == memory
         summary = summarise(data)
         biggest = max(summary.blocks, key=lambda block: block.pages)

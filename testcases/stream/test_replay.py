@@ -22,7 +22,7 @@ from harness.migration import replay as feeder
 from harness.model.deadline import Deadline
 from harness.model.errors import UsageError
 from harness.model.guest import RamLayout
-from harness.model.machine import TCG_TRIM_KIB, MachineSpec
+from harness.model.machine import MachineSpec
 from harness.model.result import CaseResult
 from harness.model.verdict import Verdict
 from harness.report.store import Run
@@ -218,7 +218,7 @@ def test_a_destination_that_does_not_end_is_told(
     monkeypatch.setattr(feeder, "_STALL_S", stall_s)
 
     async def story() -> None:
-        async with lab.vm(QEMUS[0], spec(trim_kib=TCG_TRIM_KIB), role="dst", incoming=True) as vm:
+        async with lab.vm(QEMUS[0], spec(), role="dst", incoming=True) as vm:
             loaded = await feeder.load_file(
                 vm, clean[QEMUS[0]], tmp_path / "s", capabilities={}, deadline=Deadline.after(2.0)
             )
@@ -231,7 +231,7 @@ def test_a_destination_that_dies_is_lost(
     clean: dict[Path, Path], qemu: Path, tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def story() -> None:
-        async with lab.vm(qemu, spec(trim_kib=TCG_TRIM_KIB), role="dst", incoming=True) as vm:
+        async with lab.vm(qemu, spec(), role="dst", incoming=True) as vm:
             monkeypatch.setattr(feeder, "_send", half_fed(vm._process.kill))
             loaded = await feeder.load_file(vm, clean[qemu], tmp_path / "s", capabilities={}, deadline=lab.deadline)
             assert loaded.end.destination.status == "lost"

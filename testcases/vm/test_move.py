@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.model.machine import MachineSpec
+from harness.model.machine import TCG_TRIM_KIB, MachineSpec
 from harness.vm.ram_compare import differing_pages
 from harness.vm.runtime import runtime_folder
 from harness.vm.vm import Vm
@@ -35,7 +35,7 @@ async def completed(vm: Vm, lab: Lab) -> None:
 
 @pytest.mark.parametrize(("source", "destination"), PAIRS, ids=qemu_label)
 def test_a_vm_moves_and_its_memory_is_the_same(lab: Lab, source: Path, destination: Path) -> None:
-    spec = MachineSpec(memory_mib=64, vcpus=2)
+    spec = MachineSpec(memory_mib=64, trim_kib=TCG_TRIM_KIB, vcpus=2)
 
     async def story(folder: Path) -> None:
         async with lab.vm(source, spec) as src, lab.vm(destination, spec, role="dst", incoming=True) as dst:
