@@ -7,6 +7,7 @@ compares their memories and devices. Only then the destination runs, and the gue
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,7 +35,7 @@ from harness.migration.driver import Midway, Moved, migrate, prepare, traffic_of
 from harness.migration.settings import CancelAt, MigrationSettings
 from harness.migration.story import SideEvent, timeline_of
 from harness.model.deadline import Deadline
-from harness.model.errors import TooSlowError, UnsupportedError
+from harness.model.errors import ProtocolError, TooSlowError, UnsupportedError
 from harness.model.guest import Heartbeat, Workload
 from harness.model.timeline import Sample
 from harness.report.events import SAMPLE
@@ -121,7 +122,7 @@ async def move(
             deadline=Deadline(stage.deadline.at_s - _RESERVE_S),
             on_sample=lambda sample: _show(stage, sample, guest.vm.ram.size_bytes),
             midways=_midways(stage, leaving, destination, interlude, bystander),
-            is_witnessed=lambda: leaving.written > 0 or settings.workload is Workload.IDLE,
+            is_witnessed=lambda: settings.workload is Workload.IDLE or leaving.has_written,
             passed_on=wire.passed_on,
         )
         await _judge_wire(stage, leaving, wire, moved, destination, number)
@@ -160,6 +161,13 @@ class _Leaving:
     def written(self) -> int:
         """Pages that the guest wrote since it was looked at, or since its interlude."""
         return beats_of(self.guest, self.guest.vm).pages_written - self.before.pages_written
+
+    @property
+    def has_written(self) -> bool:
+        """Whether it wrote any page since then; one that boots anew has nowhere to say so for a while."""
+        with contextlib.suppress(ProtocolError):
+            return self.written > 0
+        return False
 
     async def play(self, stage: Stage, interlude: Interlude) -> None:
         """Whoever comes out of *interlude* is who moves."""
