@@ -5,16 +5,20 @@ bandwidth that it measured (migration_iteration_run in QEMU's migration/migratio
 limit is 1 ms, which a guest that dirties its memory always exceeds; then it is lifted, and the next iteration switches
 over. Two things keep that from going wrong: the limit must not be 0, because QEMU 7.2 then takes "nothing left" for
 convergence without asking what was dirtied meanwhile (ram_save_pending compares ``0 < 0``); and the first pass must
-outlast 100 ms (BUFFER_DELAY), before which the limit counts as 0; so a held migration has its own bandwidth.
+outlast 100 ms (BUFFER_DELAY), before which the limit counts as 0; so a held migration has its own bandwidth. A guest
+that dirties less than that would make each pass shorter than the one before it, until one is too short for it to write
+anything; so from the second pass on the bandwidth follows what there is to send.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -58,10 +62,14 @@ _HELD_MS = 1
 _CRAWL_BYTES_S = 1 << 20
 """A page takes four times the longest downtime that is allowed while a migration is held."""
 
+_PASS_S = 0.3
+"""How long a pass is made to take: a guest on a busy host gets to run in it, and what it wrote is left to send."""
+
 _COMMAND_S = 30.0
 
-LATER_PASS_SYNCS = 3
-"""Synchronisations of the dirty bitmap after which pages are certainly being sent again."""
+_TAIL_S = 0.2
+"""What is left of a first pass that may not be the last is sent as if it took this long, however little it is: QEMU
+sends in bursts of 100 ms, so at most the half of it goes at once."""
 
 _STALL_S = 5.0
 """A migration that is given up counts as stalled, not slow, when no byte moved for this long."""
@@ -85,10 +93,8 @@ _LAST_WORDS_S = 2.0
 _REACHED = {
     CancelAt.SETUP: lambda watch: watch.status in {"setup", "active"},
     CancelAt.FIRST_PASS: lambda watch: watch.status == "active",
-    CancelAt.LATER_PASS: lambda watch: (
-        (watch.status == "active" and watch.sync_count >= LATER_PASS_SYNCS) or watch.status == "pre-switchover"
-    ),
-    CancelAt.PRE_SWITCHOVER: lambda watch: watch.status == "pre-switchover",
+    CancelAt.LATER_PASS: lambda watch: (watch.status == "active" and watch.has_resent) or watch.is_held,
+    CancelAt.PRE_SWITCHOVER: lambda watch: watch.is_held,
 }
 
 
@@ -131,12 +137,7 @@ async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) ->
             f"{vm.role}: QEMU {vm.features.version} has no migration capability {', '.join(unknown)}",
             hint="choose another binary with --qemu/--qemu-dst, or drop the setting",
         )
-    held = settings.hold_passes > 1
-    limits = {
-        "max-bandwidth": settings.hold_bandwidth_bytes if held else settings.max_bandwidth_bytes,
-        "downtime-limit": _HELD_MS if held else settings.downtime_limit_ms,
-    }
-    await asyncio.gather(_set_capabilities(vm, wanted, deadline), _set_parameters(vm, limits, deadline))
+    await asyncio.gather(_set_capabilities(vm, wanted, deadline), _set_parameters(vm, _limits(settings), deadline))
 
 
 async def listen(destination: Vm, uri: str, *, deadline: Deadline) -> str:
@@ -158,9 +159,9 @@ class Midway:
     capability ``pause-before-switchover``, and is left behind it."""
     work: Callable[[], Awaitable[None]]
 
-    async def play(self, watch: Watch, deadline: Deadline) -> bool:
+    async def play(self, watch: Watch, settings: MigrationSettings, deadline: Deadline) -> bool:
         """Do it once its phase has come; False, and not at all, when the migration is over before."""
-        if not await watch.until(_REACHED[self.at], deadline=deadline, what=f"phase {self.at}"):
+        if not await _reach(watch, self.at, settings, deadline):
             return False
         await self.work()
         return True
@@ -227,20 +228,66 @@ async def _steer(
     for midway in midways:
         if midway in late:
             continue
-        await midway.play(watch, deadline)
-        # Whatever it took to be held meanwhile, from here on it is held as it was.
-        if settings.hold_passes > 1 and not watch.is_over:
-            await _set_parameters(watch.vm, {"max-bandwidth": settings.hold_bandwidth_bytes}, deadline)
+        await midway.play(watch, settings, deadline)
+        # Whatever it took to be held meanwhile, from here on it goes as it was to go.
+        if not watch.is_over:
+            await _set_parameters(watch.vm, _limits(settings), deadline)
     if settings.hold_passes > 1:
-        what = f"pass {settings.hold_passes}"
-        await watch.until(lambda w: w.sync_count >= settings.hold_passes, deadline=deadline, what=what)
+        await _hold(watch, settings.hold_passes, settings, deadline)
         patience = deadline.within(_WITNESSED_S)
         with contextlib.suppress(DeadlineError):
             await watch.until(lambda _: is_witnessed(), deadline=patience, what="witness")
         await _let_go(watch.vm, settings, deadline)
-    if any([await midway.play(watch, deadline) for midway in late]):
+    if any([await midway.play(watch, settings, deadline) for midway in late]):
         await _run(watch.vm, "migrate-continue", {"state": "pre-switchover"}, deadline)
     await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the migration")
+
+
+async def _reach(watch: Watch, at: CancelAt, settings: MigrationSettings, deadline: Deadline) -> bool:
+    """Wait for phase *at*; False when the migration is over before. In a later pass much is left to send, slowly.
+
+    That also keeps an attempt that is cancelled there from its end: QEMU 7.2 says ``failed``, not ``cancelled``, when
+    it finds nothing left to send a moment after ``migrate_cancel`` (migration_completion in migration/migration.c).
+    """
+    if at is CancelAt.LATER_PASS:
+        await _slow_down_slowly(watch, settings, deadline)
+    return await watch.until(_REACHED[at], deadline=deadline, what=f"phase {at}")
+
+
+async def _slow_down_slowly(watch: Watch, settings: MigrationSettings, deadline: Deadline) -> None:
+    """Let the first pass end as slowly as :func:`slow_down` says, so that the next cannot be over in a moment.
+
+    A guest that wrote little, on a busy host, is gone through again in a burst, and then nothing is left to send.
+    """
+    rate = float(settings.hold_bandwidth_bytes or math.inf)
+    while rate > _CRAWL_BYTES_S:
+        is_due = partial(_is_to_slow_down, rate=rate)
+        if not await watch.until(is_due, deadline=deadline, what="end of the first pass") or watch.is_held:
+            return
+        rate = max(watch.remaining_bytes / _TAIL_S, _CRAWL_BYTES_S) if watch.sync_count < 2 else _CRAWL_BYTES_S
+        limits = {"downtime-limit": _HELD_MS, "max-bandwidth": int(rate)}
+        await _set_parameters(watch.vm, limits, deadline)
+
+
+def _is_to_slow_down(watch: Watch, *, rate: float) -> bool:
+    is_sending = watch.status == "active" and watch.sync_count > 0
+    return watch.is_held or (is_sending and (watch.sync_count > 1 or watch.remaining_bytes / _TAIL_S <= rate / 2))
+
+
+async def _hold(watch: Watch, passes: int, settings: MigrationSettings, deadline: Deadline) -> None:
+    """Wait until the dirty bitmap was read *passes* times, and make no pass but the first shorter than it has to be."""
+    for number in range(2, passes + 1):
+        reached = partial(_has_read, times=number)
+        if not await watch.until(reached, deadline=deadline, what=f"pass {number}"):
+            return
+        if number < passes and not watch.is_held:
+            most = settings.hold_bandwidth_bytes or watch.remaining_bytes
+            paced = max(min(int(watch.remaining_bytes / _PASS_S), most), _CRAWL_BYTES_S)
+            await _set_parameters(watch.vm, {"max-bandwidth": paced}, deadline)
+
+
+def _has_read(watch: Watch, *, times: int) -> bool:
+    return watch.sync_count >= times or watch.is_held
 
 
 async def cancel(source: Vm, uri: str, settings: MigrationSettings, at: CancelAt, *, deadline: Deadline) -> Moved:
@@ -252,7 +299,7 @@ async def cancel(source: Vm, uri: str, settings: MigrationSettings, at: CancelAt
         await _start(source, uri, deadline)
         if at is CancelAt.PRE_SWITCHOVER:
             await _let_go(source, settings, deadline)
-        if not await watch.until(_REACHED[at], deadline=deadline, what=f"phase {at}"):
+        if not await _reach(watch, at, settings, deadline):
             raise PreconditionError(
                 f"the migration was {watch.status} before it could be cancelled in phase {at}",
                 hint="lower hold_bandwidth_mib_s or give the guest more to dirty",
@@ -283,6 +330,13 @@ async def _start(source: Vm, uri: str, deadline: Deadline) -> None:
         if reasons:
             raise BlockedError(f"{source.role}: {reasons}", hint="QEMU refuses to migrate this VM") from None
         raise HarnessError(f"{source.role}: {refusal}") from None
+
+
+def _limits(settings: MigrationSettings) -> dict[str, int]:
+    """What a migration begins with."""
+    if settings.hold_passes > 1:
+        return {"max-bandwidth": settings.hold_bandwidth_bytes, "downtime-limit": _HELD_MS}
+    return {"max-bandwidth": settings.max_bandwidth_bytes, "downtime-limit": settings.downtime_limit_ms}
 
 
 async def _let_go(source: Vm, settings: MigrationSettings, deadline: Deadline) -> None:

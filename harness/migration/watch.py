@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, HarnessError
+from harness.model.memory import PAGE_SIZE
 from harness.model.timeline import Sample
 from harness.vm.vm import Vm
 
@@ -72,6 +73,23 @@ class Watch:
     def sync_count(self) -> int:
         """Newest ``dirty-sync-count``: how often the dirty bitmap was synchronised."""
         return int(self.last.get("ram", {}).get("dirty-sync-count", 0))
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Newest ``remaining``: what of RAM is still to be sent, as far as the bitmap tells."""
+        return int(self.last.get("ram", {}).get("remaining", 0))
+
+    @property
+    def has_resent(self) -> bool:
+        """True when a page was sent again: more were sent than there are, or the bitmap was read a third time."""
+        ram = self.last.get("ram", {})
+        sent = (int(ram.get("normal", 0)) + int(ram.get("duplicate", 0))) * int(ram.get("page-size", PAGE_SIZE))
+        return self.sync_count > 2 or (self.sync_count == 2 and sent > int(ram.get("total", 0)))
+
+    @property
+    def is_held(self) -> bool:
+        """True while QEMU waits for ``migrate-continue``: all but the rest is sent, and the source stands still."""
+        return self.status == "pre-switchover"
 
     @property
     def is_over(self) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 
 from harness.migration import driver
-from harness.migration.driver import migrate
-from harness.migration.settings import MigrationSettings
+from harness.migration.driver import Midway, migrate
+from harness.migration.settings import CancelAt, MigrationSettings
 from harness.migration.watch import Watch
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError
@@ -27,7 +27,9 @@ class WordsOfQemu:
 
     cursor = 0
 
-    def __init__(self, status: str = "active", silent_for: int = 0) -> None:
+    def __init__(self, status: str = "active", silent_for: int = 0, remaining_bytes: int = 0) -> None:
+        self.remaining_bytes = remaining_bytes
+        self.bandwidths: list[int] = []
         self.parameters: dict[str, Any] = {}
         self.looks = 0
         self.status = status
@@ -43,9 +45,11 @@ class WordsOfQemu:
                 if self.looks <= self.silent_for:
                     raise DeadlineError("no reply to query-migrate before the deadline")
                 passes = self.looks // LOOKS_PER_PASS
-                return {"status": "completed" if self.let_go_at else self.status, "ram": {"dirty-sync-count": passes}}
+                ram = {"dirty-sync-count": passes, "remaining": self.remaining_bytes}
+                return {"status": "completed" if self.let_go_at else self.status, "ram": ram}
             case "migrate-set-parameters":
                 self.parameters |= arguments
+                self.bandwidths.append(arguments["max-bandwidth"])
                 if arguments.get("downtime-limit", 0) > 1:
                     self.let_go_at = self.looks
             case "query-migrate-parameters":
@@ -114,3 +118,32 @@ def test_who_passes_bytes_on_shows_that_a_migration_moves() -> None:
 
     assert asyncio.run(stalled_s(lambda: 0)) == math.inf
     assert asyncio.run(stalled_s(lambda: 1)) < math.inf
+
+
+def test_a_pass_that_has_little_to_send_is_made_to_last() -> None:
+    qmp = WordsOfQemu(remaining_bytes=30 << 20)
+    source = cast(Vm, SimpleNamespace(qmp=qmp, role="src"))
+    sink = cast(Vm, SimpleNamespace(qmp=WordsOfQemu(status="completed"), role="dst"))
+    settings = MigrationSettings(hold_passes=4, hold_bandwidth_mib_s=400)
+    asyncio.run(migrate(source, sink, "unix:nowhere", settings, deadline=Deadline.after(30)))
+    # Once behind the second reading of the bitmap, once behind the third; the fourth lets it go.
+    assert qmp.bandwidths == [(30 << 20) * 10 // 3] * 2 + [0]
+
+
+@pytest.mark.parametrize("phase", [CancelAt.FIRST_PASS, CancelAt.LATER_PASS])
+def test_who_is_called_in_a_later_pass_has_time(phase: CancelAt) -> None:
+    qmp = WordsOfQemu(remaining_bytes=30 << 20)
+    source = cast(Vm, SimpleNamespace(qmp=qmp, role="src"))
+    sink = cast(Vm, SimpleNamespace(qmp=WordsOfQemu(status="completed"), role="dst"))
+    seen: list[list[int]] = []
+
+    async def work() -> None:
+        seen.append(list(qmp.bandwidths))
+
+    settings = MigrationSettings(hold_passes=2, hold_bandwidth_mib_s=400)
+    midways = [Midway(phase, work)]
+    asyncio.run(migrate(source, sink, "unix:nowhere", settings, deadline=Deadline.after(30), midways=midways))
+    is_late = phase is CancelAt.LATER_PASS
+    # A fifth of a second for what is left of the first pass, and in the second it crawls.
+    assert seen == [[150 << 20, 1 << 20] if is_late else []]
+    assert qmp.bandwidths[len(seen[0]) :] == [400 << 20, 0]
