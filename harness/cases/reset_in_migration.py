@@ -53,20 +53,32 @@ async def _reset_live(
     rebooter: Rebooter, guest: Guest, destination: Vm, at: ResetAt, manner: Manner, *, number: int
 ) -> Guest:
     """The guest runs, so it reboots itself in any way, fills its memory anew, and goes on its way."""
-    stage, settings = rebooter.stage, rebooter.settings
+    stage, settings, left, done = rebooter.stage, rebooter.settings, guest.vm, rebooter.done
 
     async def play(leaving: Guest) -> Guest:
         await slow_down(leaving.vm, deadline=stage.deadline)
         began = await _status(stage, leaving.vm)
+        # A guest that has left cannot reboot where it was, and would be said to hang.
+        _judge_phase(stage, at, began, began)
         again = await rebooter.reboot(leaving, manner)
-        phase = ResetPhase(at=str(at), statuses=(began, await _status(stage, leaving.vm)))
-        stage.notebook.judge("precondition", early.check_phase(phase, expected=at.statuses))
+        _judge_phase(stage, at, began, await _status(stage, leaving.vm))
         return again
 
     interlude = Interlude(at=CancelAt(at.value), play=play)
-    return await move(
+    guest = await move(
         stage, guest, settings, number=number, destination=destination, is_last=False, interlude=interlude
     )
+    if rebooter.done == done:
+        ended = await _status(stage, left)
+        _judge_phase(stage, at, ended, ended)
+    return guest
+
+
+def _judge_phase(stage: Stage, at: ResetAt, before: str, after: str) -> None:
+    """Raises when the migration was not in its phase: then nothing that follows is about a reset in it."""
+    phase = ResetPhase(at=str(at), statuses=(before, after))
+    if stage.notebook.judge("precondition", early.check_phase(phase, expected=at.statuses)):
+        raise CaseOverError
 
 
 async def _reset_source(rebooter: Rebooter, guest: Guest, destination: Vm, *, number: int) -> Guest:

@@ -259,7 +259,7 @@ async def _slow_down_slowly(watch: Watch, settings: MigrationSettings, deadline:
 
     A guest that wrote little, on a busy host, is gone through again in a burst, and then nothing is left to send.
     """
-    rate = float(settings.hold_bandwidth_bytes or math.inf)
+    rate = _fastest(settings)
     while rate > _CRAWL_BYTES_S:
         is_due = partial(_is_to_slow_down, rate=rate)
         if not await watch.until(is_due, deadline=deadline, what="end of the first pass") or watch.is_held:
@@ -281,9 +281,13 @@ async def _hold(watch: Watch, passes: int, settings: MigrationSettings, deadline
         if not await watch.until(reached, deadline=deadline, what=f"pass {number}"):
             return
         if number < passes and not watch.is_held:
-            most = settings.hold_bandwidth_bytes or watch.remaining_bytes
-            paced = max(min(int(watch.remaining_bytes / _PASS_S), most), _CRAWL_BYTES_S)
-            await _set_parameters(watch.vm, {"max-bandwidth": paced}, deadline)
+            paced = max(min(watch.remaining_bytes / _PASS_S, _fastest(settings)), _CRAWL_BYTES_S)
+            await _set_parameters(watch.vm, {"max-bandwidth": int(paced)}, deadline)
+
+
+def _fastest(settings: MigrationSettings) -> float:
+    """Bytes a second while it is held; QEMU reads 0 as unlimited."""
+    return float(settings.hold_bandwidth_bytes or math.inf)
 
 
 def _has_read(watch: Watch, *, times: int) -> bool:

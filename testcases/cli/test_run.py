@@ -195,6 +195,15 @@ def test_the_plan_of_the_nightly_can_be_read(capsys: pytest.CaptureFixture[str])
     assert {line.partition(":")[0] for line in out.splitlines() if not line.startswith(" ")} == wanted
 
 
+def test_plan_tells_runs_that_differ_in_their_seed_only_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plan.yaml").write_text(
+        "runs:\n- {case: cpu/state, repeat: 3, set: {vcpus: 1}}\n- {case: cpu/state, set: {vcpus: 2}}\n"
+    )
+    assert status_of(["plan", "--file", "plan.yaml", *TCG]) == 0
+    seeds = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  seed ")]
+    assert [line.partition(", ")[2] for line in seeds] == ["and 2 more times, each with its own", ""]
+
+
 def test_plan_says_what_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(["plan", "cpu/state", *TCG, "--set", "machine=pc-q35-99.0"]) == 0
     assert "cannot run: QEMU" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.migration import driver
 from harness.model.result import CaseResult
 from harness.model.verdict import Verdict
 from testcases.conftest import NEWER_ARM_QEMU, NEWER_QEMU, Player
@@ -93,6 +94,22 @@ def test_a_host_that_does_not_reset_who_came_in_is_unsupported(play: Player, way
 def test_the_same_host_resets_who_never_moved(play: Player) -> None:
     result = play("reboot/loop", backend="soft-csv2", times=2, protection={"resets_arrived": False})
     assert result.verdict is Verdict.PASS, result.reason
+
+
+@pytest.mark.parametrize("comes", ["never", "too late"])
+def test_a_phase_that_is_missed_is_an_error_and_no_pass(
+    play: Player, monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    async def reach(watch: Any, at: Any, settings: Any, deadline: Any) -> bool:  # noqa: ARG001
+        await driver._let_go(watch.vm, settings, deadline)
+        await watch.until(lambda w: w.is_over, deadline=deadline, what="end")
+        return comes == "too late"
+
+    monkeypatch.setattr(driver, "_reach", reach)
+    result = play("reboot/during-precopy", reset_at=["first-pass"])
+    assert result.verdict is Verdict.ERROR, result.reason
+    assert ("precondition", "not-in-phase") in {(finding.check, finding.kind) for finding in result.findings}
+    assert {finding.check for finding in result.findings} == {"precondition"}
 
 
 @pytest.mark.parametrize("at", ["pre-switchover", "destination-loaded", "source-done"])
