@@ -19,7 +19,8 @@ from harness.checks import early
 from harness.checks.device_state import JUST_RESET, VOLATILE
 from harness.checks.ends import check_ends
 from harness.checks.pulse import ONE_RUNS, check_one_runs
-from harness.migration.driver import Midway, Moved, migrate, prepare, slow_down
+from harness.migration.driver import Midway, Moved, migrate, prepare
+from harness.migration.hold import slow_down
 from harness.migration.settings import CancelAt
 from harness.model.early import ResetPhase
 from harness.model.errors import ProtocolError

@@ -1,27 +1,16 @@
-"""Precopy under QMP: set up both sides, hold the migration in precopy, let it go, or cancel it.
-
-Convergence is forced, not hoped for. QEMU switches over when no more is left than ``downtime-limit`` allows at the
-bandwidth that it measured (migration_iteration_run in QEMU's migration/migration.c). While a migration is held, the
-limit is 1 ms, which a guest that dirties its memory always exceeds; then it is lifted, and the next iteration switches
-over. Two things keep that from going wrong: the limit must not be 0, because QEMU 7.2 then takes "nothing left" for
-convergence without asking what was dirtied meanwhile (ram_save_pending compares ``0 < 0``); and the first pass must
-outlast 100 ms (BUFFER_DELAY), before which the limit counts as 0; so a held migration has its own bandwidth. A guest
-that dirties less than that would make each pass shorter than the one before it, until one is too short for it to write
-anything; so from the second pass on the bandwidth follows what there is to send.
-"""
+"""Precopy under QMP: set up both sides, start the migration, steer it to its end, or cancel it, and tell both ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from harness.migration.hold import COMMAND_S, hold, let_go, limits_of, reach, run, set_parameters
 from harness.migration.settings import CancelAt, MigrationSettings
 from harness.migration.watch import Watch
 from harness.model.deadline import Deadline
@@ -54,23 +43,6 @@ NOT_DRIVEN: Mapping[str, str] = MappingProxyType(
 )
 """Capabilities that this driver and its witnesses cannot judge yet, each with the reason."""
 
-_LET_GO_MS = 2_000_000
-"""Largest ``downtime-limit`` that QEMU takes (MAX_MIGRATE_DOWNTIME): switch over with whatever is left."""
-
-_HELD_MS = 1
-
-_CRAWL_BYTES_S = 1 << 20
-"""A page takes four times the longest downtime that is allowed while a migration is held."""
-
-_PASS_S = 0.3
-"""How long a pass is made to take: a guest on a busy host gets to run in it, and what it wrote is left to send."""
-
-_COMMAND_S = 30.0
-
-_TAIL_S = 0.2
-"""What is left of a first pass that may not be the last is sent as if it took this long, however little it is: QEMU
-sends in bursts of 100 ms, so at most the half of it goes at once."""
-
 _STALL_S = 5.0
 """A migration that is given up counts as stalled, not slow, when no byte moved for this long."""
 
@@ -89,13 +61,6 @@ _LAST_LOOK_S = 1.0
 
 _LAST_WORDS_S = 2.0
 """How long a destination that failed to load may take to exit and tell why on stderr."""
-
-_REACHED = {
-    CancelAt.SETUP: lambda watch: watch.status in {"setup", "active"},
-    CancelAt.FIRST_PASS: lambda watch: watch.status == "active",
-    CancelAt.LATER_PASS: lambda watch: (watch.status == "active" and watch.has_resent) or watch.is_held,
-    CancelAt.PRE_SWITCHOVER: lambda watch: watch.is_held,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,15 +102,15 @@ async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) ->
             f"{vm.role}: QEMU {vm.features.version} has no migration capability {', '.join(unknown)}",
             hint="choose another binary with --qemu/--qemu-dst, or drop the setting",
         )
-    await asyncio.gather(_set_capabilities(vm, wanted, deadline), _set_parameters(vm, _limits(settings), deadline))
+    await asyncio.gather(_set_capabilities(vm, wanted, deadline), set_parameters(vm, limits_of(settings), deadline))
 
 
 async def listen(destination: Vm, uri: str, *, deadline: Deadline) -> str:
     """Make *destination* wait for the stream; returns the URI to migrate to (a tcp port 0 becomes the real one)."""
-    await _run(destination, "migrate-incoming", {"uri": uri}, deadline)
+    await run(destination, "migrate-incoming", {"uri": uri}, deadline)
     if not uri.startswith("tcp:"):
         return uri
-    reply = await _run(destination, "query-migrate", {}, deadline)
+    reply = await run(destination, "query-migrate", {}, deadline)
     address = reply["socket-address"][0]
     return f"tcp:{address['host']}:{address['port']}"
 
@@ -161,7 +126,7 @@ class Midway:
 
     async def play(self, watch: Watch, settings: MigrationSettings, deadline: Deadline) -> bool:
         """Do it once its phase has come; False, and not at all, when the migration is over before."""
-        if not await _reach(watch, self.at, settings, deadline):
+        if not await reach(watch, self.at, settings, deadline):
             return False
         await self.work()
         return True
@@ -210,12 +175,6 @@ async def migrate(
         return await _moved(watch, sink, settings, stalled_s=stalled_s, too_slow=too_slow)
 
 
-async def slow_down(source: Vm, *, deadline: Deadline) -> None:
-    """Send so slowly that precopy cannot come to its end as long as the guest writes a single page now and then."""
-    limits = {"downtime-limit": _HELD_MS, "max-bandwidth": _CRAWL_BYTES_S}
-    await _set_parameters(source, limits, deadline)
-
-
 async def _steer(
     watch: Watch,
     settings: MigrationSettings,
@@ -231,67 +190,16 @@ async def _steer(
         await midway.play(watch, settings, deadline)
         # Whatever it took to be held meanwhile, from here on it goes as it was to go.
         if not watch.is_over:
-            await _set_parameters(watch.vm, _limits(settings), deadline)
+            await set_parameters(watch.vm, limits_of(settings), deadline)
     if settings.hold_passes > 1:
-        await _hold(watch, settings.hold_passes, settings, deadline)
+        await hold(watch, settings.hold_passes, settings, deadline)
         patience = deadline.within(_WITNESSED_S)
         with contextlib.suppress(DeadlineError):
             await watch.until(lambda _: is_witnessed(), deadline=patience, what="witness")
-        await _let_go(watch.vm, settings, deadline)
+        await let_go(watch.vm, settings, deadline)
     if any([await midway.play(watch, settings, deadline) for midway in late]):
-        await _run(watch.vm, "migrate-continue", {"state": "pre-switchover"}, deadline)
+        await run(watch.vm, "migrate-continue", {"state": "pre-switchover"}, deadline)
     await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the migration")
-
-
-async def _reach(watch: Watch, at: CancelAt, settings: MigrationSettings, deadline: Deadline) -> bool:
-    """Wait for phase *at*; False when the migration is over before. In a later pass much is left to send, slowly.
-
-    That also keeps an attempt that is cancelled there from its end: QEMU 7.2 says ``failed``, not ``cancelled``, when
-    it finds nothing left to send a moment after ``migrate_cancel`` (migration_completion in migration/migration.c).
-    """
-    if at is CancelAt.LATER_PASS:
-        await _slow_down_slowly(watch, settings, deadline)
-    return await watch.until(_REACHED[at], deadline=deadline, what=f"phase {at}")
-
-
-async def _slow_down_slowly(watch: Watch, settings: MigrationSettings, deadline: Deadline) -> None:
-    """Let the first pass end as slowly as :func:`slow_down` says, so that the next cannot be over in a moment.
-
-    A guest that wrote little, on a busy host, is gone through again in a burst, and then nothing is left to send.
-    """
-    rate = _fastest(settings)
-    while rate > _CRAWL_BYTES_S:
-        is_due = partial(_is_to_slow_down, rate=rate)
-        if not await watch.until(is_due, deadline=deadline, what="end of the first pass") or watch.is_held:
-            return
-        rate = max(watch.remaining_bytes / _TAIL_S, _CRAWL_BYTES_S) if watch.sync_count < 2 else _CRAWL_BYTES_S
-        limits = {"downtime-limit": _HELD_MS, "max-bandwidth": int(rate)}
-        await _set_parameters(watch.vm, limits, deadline)
-
-
-def _is_to_slow_down(watch: Watch, *, rate: float) -> bool:
-    is_sending = watch.status == "active" and watch.sync_count > 0
-    return watch.is_held or (is_sending and (watch.sync_count > 1 or watch.remaining_bytes / _TAIL_S <= rate / 2))
-
-
-async def _hold(watch: Watch, passes: int, settings: MigrationSettings, deadline: Deadline) -> None:
-    """Wait until the dirty bitmap was read *passes* times, and make no pass but the first shorter than it has to be."""
-    for number in range(2, passes + 1):
-        reached = partial(_has_read, times=number)
-        if not await watch.until(reached, deadline=deadline, what=f"pass {number}"):
-            return
-        if number < passes and not watch.is_held:
-            paced = max(min(watch.remaining_bytes / _PASS_S, _fastest(settings)), _CRAWL_BYTES_S)
-            await _set_parameters(watch.vm, {"max-bandwidth": int(paced)}, deadline)
-
-
-def _fastest(settings: MigrationSettings) -> float:
-    """Bytes a second while it is held; QEMU reads 0 as unlimited."""
-    return float(settings.hold_bandwidth_bytes or math.inf)
-
-
-def _has_read(watch: Watch, *, times: int) -> bool:
-    return watch.sync_count >= times or watch.is_held
 
 
 async def cancel(source: Vm, uri: str, settings: MigrationSettings, at: CancelAt, *, deadline: Deadline) -> Moved:
@@ -302,13 +210,13 @@ async def cancel(source: Vm, uri: str, settings: MigrationSettings, at: CancelAt
     async with Watch(source) as watch:
         await _start(source, uri, deadline)
         if at is CancelAt.PRE_SWITCHOVER:
-            await _let_go(source, settings, deadline)
-        if not await _reach(watch, at, settings, deadline):
+            await let_go(source, settings, deadline)
+        if not await reach(watch, at, settings, deadline):
             raise PreconditionError(
                 f"the migration was {watch.status} before it could be cancelled in phase {at}",
                 hint="lower hold_bandwidth_mib_s or give the guest more to dirty",
             )
-        await _run(source, "migrate_cancel", {}, deadline)
+        await run(source, "migrate_cancel", {}, deadline)
         await watch.until(lambda w: w.is_over, deadline=deadline, what="end after migrate_cancel")
         return await _moved(watch, None, settings)
 
@@ -327,32 +235,20 @@ def traffic_of(moved: Moved, *, pages_written: int) -> Traffic:
 
 async def _start(source: Vm, uri: str, deadline: Deadline) -> None:
     try:
-        await source.qmp.execute("migrate", {"uri": uri}, deadline=deadline.within(_COMMAND_S))
+        await source.qmp.execute("migrate", {"uri": uri}, deadline=deadline.within(COMMAND_S))
     except QmpError as refusal:
-        reply = await _run(source, "query-migrate", {}, deadline)
+        reply = await run(source, "query-migrate", {}, deadline)
         reasons = "; ".join(reply.get("blocked-reasons", ()))
         if reasons:
             raise BlockedError(f"{source.role}: {reasons}", hint="QEMU refuses to migrate this VM") from None
         raise HarnessError(f"{source.role}: {refusal}") from None
 
 
-def _limits(settings: MigrationSettings) -> dict[str, int]:
-    """What a migration begins with."""
-    if settings.hold_passes > 1:
-        return {"max-bandwidth": settings.hold_bandwidth_bytes, "downtime-limit": _HELD_MS}
-    return {"max-bandwidth": settings.max_bandwidth_bytes, "downtime-limit": settings.downtime_limit_ms}
-
-
-async def _let_go(source: Vm, settings: MigrationSettings, deadline: Deadline) -> None:
-    limits = {"downtime-limit": _LET_GO_MS, "max-bandwidth": settings.max_bandwidth_bytes}
-    await _set_parameters(source, limits, deadline)
-
-
 async def _give_up(watch: Watch) -> None:
     """Take the source out of a migration that will not end; best effort, the VM is killed anyway."""
     grace = Deadline.after(_GIVE_UP_S)
     with contextlib.suppress(HarnessError):
-        await _run(watch.vm, "migrate_cancel", {}, grace)
+        await run(watch.vm, "migrate_cancel", {}, grace)
         await watch.until(lambda w: w.is_over, deadline=grace, what="end after migrate_cancel")
 
 
@@ -393,7 +289,7 @@ async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
     if may_exit and watch.status == "failed":
         with contextlib.suppress(HarnessError):
             await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
-    deadline = Deadline.after(_COMMAND_S if watch.is_over else _LAST_LOOK_S)
+    deadline = Deadline.after(COMMAND_S if watch.is_over else _LAST_LOOK_S)
     try:
         await watch.refresh(deadline)
         state = await vm.qmp.execute("query-status", deadline=deadline)
@@ -409,19 +305,7 @@ async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
 
 async def _set_capabilities(vm: Vm, wanted: Mapping[str, bool], deadline: Deadline) -> None:
     # What an earlier attempt switched on stays on until somebody switches it off.
-    now = await _run(vm, "query-migrate-capabilities", {}, deadline)
+    now = await run(vm, "query-migrate-capabilities", {}, deadline)
     stale = {entry["capability"]: False for entry in now if entry["state"]}
     states = [{"capability": name, "state": state} for name, state in sorted({**stale, **wanted}.items())]
-    await _run(vm, "migrate-set-capabilities", {"capabilities": states}, deadline)
-
-
-async def _set_parameters(vm: Vm, parameters: Mapping[str, int], deadline: Deadline) -> None:
-    await _run(vm, "migrate-set-parameters", parameters, deadline)
-    reply = await _run(vm, "query-migrate-parameters", {}, deadline)
-    for name, value in parameters.items():
-        if reply.get(name) != value:
-            raise HarnessError(f"{vm.role}: {name} was set to {value}, QEMU says {reply.get(name)}")
-
-
-async def _run(vm: Vm, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Any:
-    return await vm.qmp.execute(command, arguments, deadline=deadline.within(_COMMAND_S))
+    await run(vm, "migrate-set-capabilities", {"capabilities": states}, deadline)

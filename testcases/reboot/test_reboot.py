@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.migration import driver
+from harness.migration.hold import let_go
 from harness.model.result import CaseResult
 from harness.model.verdict import Verdict
 from testcases.conftest import NEWER_ARM_QEMU, NEWER_QEMU, Player
@@ -101,11 +102,11 @@ def test_a_phase_that_is_missed_is_an_error_and_no_pass(
     play: Player, monkeypatch: pytest.MonkeyPatch, comes: str
 ) -> None:
     async def reach(watch: Any, at: Any, settings: Any, deadline: Any) -> bool:  # noqa: ARG001
-        await driver._let_go(watch.vm, settings, deadline)
+        await let_go(watch.vm, settings, deadline)
         await watch.until(lambda w: w.is_over, deadline=deadline, what="end")
         return comes == "too late"
 
-    monkeypatch.setattr(driver, "_reach", reach)
+    monkeypatch.setattr(driver, "reach", reach)
     result = play("reboot/during-precopy", reset_at=["first-pass"])
     assert result.verdict is Verdict.ERROR, result.reason
     assert ("precondition", "not-in-phase") in {(finding.check, finding.kind) for finding in result.findings}
