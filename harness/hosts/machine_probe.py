@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from harness.hosts.capability import Capability
+from harness.hosts.huge_file import open_huge_file
 from harness.hosts.sysfiles import cpu_info, read_text
 
 _GUESTS = ("x86_64", "aarch64")
@@ -50,17 +51,27 @@ def probe_memory(root: Path) -> Capability:
 
 
 def probe_huge_pages(root: Path) -> Capability:
-    """Whether shared memory comes in huge pages for who asks (Documentation/admin-guide/mm/transhuge.rst)."""
-    text = read_text(root, _SHMEM_HUGE) or ""
-    match = re.search(r"\[(\w+)\]", text)
-    present = match is not None and match[1] not in {"never", "deny"}
+    """Whether guest memory comes in huge pages (Documentation/admin-guide/mm/transhuge.rst)."""
+    match = re.search(r"\[(\w+)\]", read_text(root, _SHMEM_HUGE) or "")
+    setting = match[1] if match else ""
+    own = bool(setting) and setting != "deny" and _has_huge_files()
+    present = own or setting not in {"", "never", "deny"}
+    found = f"shmem_enabled is {setting}" if match else "the kernel has none for shared memory"
     return Capability(
         name="huge pages",
         present=present,
-        found=f"shmem_enabled is {match[1]}" if match else "the kernel has none for shared memory",
+        found="in a tmpfs of our own" if own else found,
         needed="nothing; with them guest memory is there sooner, and hops are faster",
-        remedy="" if present else f"as root: echo advise > /{_SHMEM_HUGE}",
+        remedy="" if present else f"run as root, or as root: echo advise > /{_SHMEM_HUGE}",
     )
+
+
+def _has_huge_files() -> bool:
+    try:
+        os.close(open_huge_file())
+    except OSError:
+        return False
+    return True
 
 
 def probe_compiler() -> Capability:

@@ -1,4 +1,4 @@
-"""Guest memory that QEMU and the harness share: an anonymous memfd, so nothing is left behind by any kind of death."""
+"""Guest memory that QEMU and the harness share, in a file without a name: nothing is left by any kind of death."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.hosts.huge_file import open_huge_file
 from harness.model.errors import SetupError
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -41,14 +42,16 @@ class SharedRam:
 
     @classmethod
     def create(cls, size_bytes: int) -> SharedRam:
-        """Memory that reads as zero. SetupError when the system refuses."""
+        """Memory that reads as zero, in huge pages where they can be had. SetupError when the system refuses."""
         try:
-            fd = os.memfd_create("cvmig-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            fd = _open_file()
         except OSError as problem:
             raise SetupError(f"no memory for the guest: {problem.strerror}") from None
         try:
             os.ftruncate(fd, size_bytes)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            # A file of a mounted tmpfs takes no seals. Only QEMU has it besides us, and changes no file's size.
+            with contextlib.suppress(PermissionError):
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
             # As QEMU asks for its own mapping of it: what is populated through ours has to come in the same pages.
             with contextlib.suppress(OSError):
@@ -102,3 +105,10 @@ class SharedRam:
         self.buffer = np.empty(0, dtype=np.uint8)
         with contextlib.suppress(BufferError):
             self._map.close()
+
+
+def _open_file() -> int:
+    try:
+        return open_huge_file()
+    except OSError:
+        return os.memfd_create("cvmig-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.hosts import machine_probe
 from harness.hosts.busy import busy_words
 from harness.hosts.capability import Capability
 from harness.hosts.confidential_probe import probe_confidential
@@ -124,11 +125,25 @@ def test_memory_counts_what_is_available(tmp_path: Path, text: str, present: boo
 
 
 @pytest.mark.parametrize(
-    ("text", "present"),
-    [("always within_size [advise] never deny force", True), ("always within_size advise [never] deny force", False)],
+    ("setting", "may_mount", "present"),
+    [
+        ("advise", False, True),
+        ("never", False, False),
+        ("never", True, True),
+        ("deny", True, False),
+    ],
 )
-def test_huge_pages_are_there_for_who_asks(tmp_path: Path, text: str, present: bool) -> None:
-    root = tree(tmp_path, sys__kernel__mm__transparent_hugepage__shmem_enabled=text)
+def test_huge_pages_come_from_a_tmpfs_of_our_own_or_for_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, may_mount: bool, present: bool
+) -> None:
+    def open_file() -> int:
+        if not may_mount:
+            raise PermissionError
+        return os.memfd_create("cvmig-test")
+
+    monkeypatch.setattr(machine_probe, "open_huge_file", open_file)
+    words = "always within_size advise never deny force".replace(setting, f"[{setting}]")
+    root = tree(tmp_path, sys__kernel__mm__transparent_hugepage__shmem_enabled=words)
     found = probe_huge_pages(root)
     assert found.present is present
     assert bool(found.remedy) is not present

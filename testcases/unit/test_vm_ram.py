@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
+from harness.hosts.huge_file import open_huge_file
 from harness.model.errors import SetupError
 from harness.model.memory import PAGE_SIZE
+from harness.vm import ram as ram_module
 from harness.vm.ram import SharedRam
 from harness.vm.ram_compare import differing_pages
 
 MIB = 1 << 20
 
 
+def refuse() -> int:
+    raise PermissionError
+
+
 @pytest.fixture
-def pair() -> Iterator[tuple[SharedRam, SharedRam]]:
+def memfds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user who may not mount."""
+    monkeypatch.setattr(ram_module, "open_huge_file", refuse)
+
+
+@pytest.fixture(params=["as root", "as a user"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[SharedRam, SharedRam]]:
+    if request.param == "as a user":
+        request.getfixturevalue("memfds")
     with ExitStack() as stack:
         yield (
             stack.enter_context(closing(SharedRam.create(16 * MIB))),
@@ -79,9 +95,27 @@ def test_sizes_must_agree(pair: tuple[SharedRam, SharedRam]) -> None:
         differing_pages(pair[0], small)
 
 
-def test_nobody_can_shrink_it_under_us(pair: tuple[SharedRam, SharedRam]) -> None:
-    with pytest.raises(PermissionError):
-        os.ftruncate(pair[0].fd, MIB)
+@pytest.mark.usefixtures("memfds")
+def test_nobody_can_shrink_a_memfd_under_us() -> None:
+    with closing(SharedRam.create(2 * MIB)) as ram, pytest.raises(PermissionError):
+        os.ftruncate(ram.fd, MIB)
+
+
+def test_a_huge_file_has_huge_pages_and_is_mounted_nowhere() -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    try:
+        fd = open_huge_file()
+    except OSError as problem:
+        pytest.skip(f"may not mount: {problem.strerror}")
+    try:
+        assert not os.get_inheritable(fd)
+        assert Path("/proc/self/mounts").read_text() == mounts
+        os.ftruncate(fd, 4 * MIB)
+        with mmap.mmap(fd, 4 * MIB) as area:
+            area[3 * MIB] = 1
+        assert os.fstat(fd).st_blocks * 512 in {PAGE_SIZE, 2 * MIB}, "one page, huge where the kernel has one to give"
+    finally:
+        os.close(fd)
 
 
 def test_too_much_is_a_setup_error() -> None:
