@@ -108,10 +108,11 @@ async def move(
     destination = destination or await start_destination(stage, settings, number)
     plan = _plan(settings, bystander)
     crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
-    await prepare(guest.vm, plan, deadline=stage.deadline)
+    leaving, _ = await asyncio.gather(
+        _Leaving.look(stage, guest, crossing), prepare(guest.vm, plan, deadline=stage.deadline)
+    )
     async with open_wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
-        leaving = await _Leaving.look(stage, guest, crossing)
         if bystander:
             await bystander.source_leaves()
         moved = await migrate(
@@ -136,8 +137,8 @@ async def move(
     if bystander:
         await bystander.destination_loaded(seen)
     arrived = await _arrive(stage, leaving, destination, wire, bystander, stops_work=is_last)
-    await judge_clocks(stage, leaving.guest, leaving.before, at_stop, leaving.clock.asked_s)
-    return replace(arrived, anchor=await read_clock(arrived.probe, stage.deadline))
+    clock = await judge_clocks(stage, leaving.guest, leaving.before, at_stop, leaving.clock.asked_s)
+    return replace(arrived, anchor=clock)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from harness.guest.image import probe_image
 from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
 from harness.model.errors import GuestError, LostError
-from harness.model.guest import GuestDescription, RamLayout
+from harness.model.guest import GuestDescription, Heartbeat, RamLayout
 from harness.model.machine import CHANGE_VMFD, Accel, MachineSpec
 from harness.model.protection import GuestBoot
 from harness.model.seed import Seed
@@ -79,9 +79,14 @@ class ClockAnchor:
 
 async def read_clock(probe: Probe, deadline: Deadline) -> ClockAnchor:
     """Ask the guest for its TSC."""
+    return (await read_beats(probe, deadline))[0]
+
+
+async def read_beats(probe: Probe, deadline: Deadline) -> tuple[ClockAnchor, Heartbeat]:
+    """Ask the guest for its TSC and its beats; the gaps between beats are counted anew from here."""
     asked_s = time.monotonic()
     heartbeat = await probe.heartbeat(deadline=deadline, reset_gaps=True)
-    return ClockAnchor(tsc=heartbeat.tsc, asked_s=asked_s, answered_s=time.monotonic())
+    return ClockAnchor(tsc=heartbeat.tsc, asked_s=asked_s, answered_s=time.monotonic()), heartbeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from harness.cases.capture import Capture, stream_path
 from harness.cases.faults import HostFault
 from harness.cases.heat import heat_of
 from harness.cases.map_witness import cvm_page_of, in_flight_pages
-from harness.cases.stage import CaseOverError, Guest, Stage
+from harness.cases.stage import CaseOverError, ClockAnchor, Guest, Stage, read_beats
 from harness.cases.wire import Wire
 from harness.checks.device_state import VOLATILE, check_device_state
 from harness.checks.memory import HOST, check_host_memory
@@ -174,13 +174,15 @@ async def let_run(
     if on_run:
         await on_run()
     destination_after = await beats_on(stage, guest, destination, destination_before)
+    source_after = beats_of(guest, guest.vm)
+    states = await asyncio.gather(run_state(stage, guest.vm), run_state(stage, destination))
     pulse = Pulse(
         source_before=source_before,
-        source_after=beats_of(guest, guest.vm),
+        source_after=source_after,
         destination_before=destination_before,
         destination_after=destination_after,
-        source_run_state=await run_state(stage, guest.vm),
-        destination_run_state=await run_state(stage, destination),
+        source_run_state=states[0],
+        destination_run_state=states[1],
     )
     stopped = guest.vm.qmp.latest("STOP")
     if stopped:
@@ -225,14 +227,16 @@ def beats_of(guest: Guest, vm: Vm) -> Heartbeat:
     return replace(beats, vcpus=tuple(beat for beat in beats.vcpus if online >> beat.vcpu & 1))
 
 
-async def judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, at_stop: Heartbeat, since_s: float) -> None:
-    """No vCPU's clock ran backwards, nor forward by more than the host saw pass since *since_s*.
+async def judge_clocks(
+    stage: Stage, guest: Guest, before: Heartbeat, at_stop: Heartbeat, since_s: float
+) -> ClockAnchor:
+    """No vCPU's clock ran backwards, nor forward by more than the host saw pass since *since_s*; returns the clock now.
 
     *before* was read after that moment, *at_stop* when the source had stopped. Only a beat between the two is known to
     lie inside the time that the host measured; a vCPU that had none (a busy host) is judged for backward steps only.
     """
-    after = await guest.probe.heartbeat(deadline=stage.deadline)
-    host_s = time.monotonic() - since_s
+    clock, after = await read_beats(guest.probe, stage.deadline)
+    host_s = clock.answered_s - since_s
     early = {beat.vcpu: beat.beats for beat in before.vcpus}
     late = {beat.vcpu: beat for beat in after.vcpus}
     spans = [
@@ -253,6 +257,7 @@ async def judge_clocks(stage: Stage, guest: Guest, before: Heartbeat, at_stop: H
     timings = stage.notebook.timings
     timings["guest_downtime_ms"] = max(timings.get("guest_downtime_ms", 0.0), gap_tsc / guest.tsc_hz * 1e3)
     stage.notebook.judge("cpu/clock", check_clocks(spans))
+    return clock
 
 
 async def run_state(stage: Stage, vm: Vm) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,8 +125,14 @@ def _document(summary: StreamSummary, chosen: list[Device]) -> dict[str, Any]:
     document: dict[str, Any] = plain(asdict(summary))
     document["is_complete"] = summary.is_complete
     if chosen:
-        document["fields"] = {device.label: [plain(asdict(field)) for field in device.fields] for device in chosen}
+        document["fields"] = {device.label: [_field(device, field) for field in device.fields] for device in chosen}
     return document
+
+
+def _field(device: Device, field: DeviceField) -> dict[str, Any]:
+    """As it is, but for the offset, which here counts from the first byte of the file."""
+    members: dict[str, Any] = plain(asdict(replace(field, offset=device.offset + field.offset)))
+    return members
 
 
 def _damage_hint(summary: StreamSummary) -> str:

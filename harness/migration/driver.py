@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.migration.hold import COMMAND_S, hold, let_go, limits_of, reach, run, set_parameters
 from harness.migration.settings import CancelAt, MigrationSettings
-from harness.migration.watch import Watch
+from harness.migration.watch import PULSE_S, Watch
 from harness.model.deadline import Deadline
 from harness.model.errors import (
     BlockedError,
@@ -157,7 +157,7 @@ async def migrate(
     """
     async with (
         Watch(source, on_sample=on_sample, passed_on=passed_on) as watch,
-        Watch(destination) as sink,
+        Watch(destination, poll_s=PULSE_S) as sink,
     ):
         await _start(source, uri, deadline)
         stalled_s, too_slow = 0.0, ""
@@ -291,8 +291,7 @@ async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
             await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
     deadline = Deadline.after(COMMAND_S if watch.is_over else _LAST_LOOK_S)
     try:
-        await watch.refresh(deadline)
-        state = await vm.qmp.execute("query-status", deadline=deadline)
+        _, state = await asyncio.gather(watch.refresh(deadline), vm.qmp.execute("query-status", deadline=deadline))
     except DeadlineError:
         return SideEnd(role=vm.role, status=watch.status, run_state="silent", error="QEMU does not answer QMP any more")
     except LostError:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from harness.migration.watch import Watch
+from harness.migration.watch import TERMINAL
 from harness.model.deadline import Deadline
 from harness.model.errors import HarnessError, UnsupportedError
 from harness.vm.vm import Vm
@@ -26,13 +28,14 @@ _COMMAND_S = 10.0
 async def save_devices(vm: Vm, folder: Path, *, deadline: Deadline) -> bytes:
     """Return the stream of *vm*, which must be stopped; it stays so, in run state ``postmigrate``.
 
+    Capabilities and parameters stay as the re-save needs them; a migration sets its own.
     *folder* is private and on the same machine; a socket lives there for the time of the call.
 
     Raises UnsupportedError when the binary has no ``x-ignore-shared``, HarnessError when saving failed.
     """
     if "x-ignore-shared" not in vm.features.migration_capabilities:
         raise UnsupportedError(f"{vm.role}: QEMU {vm.features.version} has no x-ignore-shared")
-    await _capabilities(vm, shared_too=False, deadline=deadline)
+    await _prepare(vm, deadline)
     socket_path = folder / f"resave-{vm.role}.sock"
     chunks: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -46,25 +49,28 @@ async def save_devices(vm: Vm, folder: Path, *, deadline: Deadline) -> bytes:
 
     server = await asyncio.start_unix_server(collect, path=socket_path, limit=1 << 20)
     try:
-        async with Watch(vm) as watch:
-            await vm.qmp.execute("migrate", {"uri": f"unix:{socket_path}"}, deadline=deadline.within(_COMMAND_S))
-            data = await vm.guarded(asyncio.shield(chunks), deadline, what=f"{vm.role}: saving the device state")
-            await watch.until(lambda w: w.is_over, deadline=deadline, what="end of the re-save")
-            if watch.status != "completed":
-                raise HarnessError(f"{vm.role}: saving the device state ended {watch.status}: {vm.last_words}")
+        seen = vm.qmp.cursor
+        await vm.qmp.execute("migrate", {"uri": f"unix:{socket_path}"}, deadline=deadline.within(_COMMAND_S))
+        data = await vm.guarded(asyncio.shield(chunks), deadline, what=f"{vm.role}: saving the device state")
+        end = await vm.qmp.wait_event("MIGRATION", where=_is_end, since=seen, deadline=deadline)
+        if end.data["status"] != "completed":
+            raise HarnessError(f"{vm.role}: saving the device state ended {end.data['status']}: {vm.last_words}")
     finally:
         server.close()
         chunks.cancel()
         with contextlib.suppress(FileNotFoundError):
             socket_path.unlink()
-    await _capabilities(vm, shared_too=True, deadline=deadline)
     return data
 
 
-async def _capabilities(vm: Vm, *, shared_too: bool, deadline: Deadline) -> None:
+def _is_end(data: Mapping[str, Any]) -> bool:
+    return data.get("status") in TERMINAL
+
+
+async def _prepare(vm: Vm, deadline: Deadline) -> None:
     quiet = [name for name in _QUIET if name in vm.features.migration_capabilities]
     states = [{"capability": name, "state": False} for name in quiet]
-    states.append({"capability": "x-ignore-shared", "state": not shared_too})
+    states += [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]
     limits = {"max-bandwidth": 0, "downtime-limit": 2_000_000}
     await asyncio.gather(
         vm.qmp.execute("migrate-set-capabilities", {"capabilities": states}, deadline=deadline.within(_COMMAND_S)),

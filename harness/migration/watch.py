@@ -1,7 +1,7 @@
 """Follow one side of a migration: every status and sample that ``query-migrate`` gave, and waits for them.
 
-Events alone are not enough: QEMU 10.0 emits nothing after ``setup`` when the connection is refused, so the status is
-polled as well.
+Events alone are not enough on a source: QEMU 10.0 emits nothing after ``setup`` when the connection is refused, so the
+status is polled as well.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from harness.model.timeline import Sample
 from harness.vm.vm import Vm
 
 POLL_S = 0.01
+PULSE_S = 1.0
+"""Enough where every status is told by an event, and asking only shows that QEMU still answers."""
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 """MigrationStatus values after which nothing more happens; unknown states are taken as transient."""
 
@@ -31,16 +33,22 @@ _SILENT_S = 30.0
 
 
 class Watch:
-    """Polls ``query-migrate`` of *vm* while the ``async with`` block runs.
+    """Asks *vm* ``query-migrate`` at every event, and each *poll_s* seconds, while the ``async with`` block runs.
 
     *passed_on* tells how many bytes who stands between the two sides has passed on: what a source has written to its
     socket it counts as sent, and it may take long from there.
     """
 
     def __init__(
-        self, vm: Vm, *, on_sample: Callable[[Sample], None] | None = None, passed_on: Callable[[], int] | None = None
+        self,
+        vm: Vm,
+        *,
+        poll_s: float = POLL_S,
+        on_sample: Callable[[Sample], None] | None = None,
+        passed_on: Callable[[], int] | None = None,
     ) -> None:
         self.vm = vm
+        self.poll_s = poll_s
         self.started_s = time.monotonic()
         self.samples: list[Sample] = []
         self.last: Mapping[str, Any] = {}
@@ -133,7 +141,7 @@ class Watch:
                         raise
                     continue
                 with contextlib.suppress(DeadlineError):
-                    await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(POLL_S))
+                    await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(self.poll_s))
         except HarnessError as lost:
             async with self._changed:
                 self._lost = lost

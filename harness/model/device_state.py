@@ -18,7 +18,7 @@ class DeviceField:
     value: int | None = None
     """The number, where the type is a big-endian integer."""
     offset: int = field(default=0, compare=False)
-    """Offset of the first byte in the stream."""
+    """Of its first byte, from the first byte of its device's section."""
 
     @property
     def size_bytes(self) -> int:

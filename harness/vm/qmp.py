@@ -206,7 +206,7 @@ class QmpSession:
 
     def _heard(self, direction: str, message: Message) -> None:
         if self._transcript:
-            self._transcript.write(direction, message)
+            self._transcript.write(direction, bytes(message))
         if direction == "rx" and not self.greeted_s:
             self.greeted_s = time.monotonic()
         if direction == "rx" and "event" in message:

@@ -37,8 +37,8 @@ def test_a_folder_that_cannot_be_made_is_a_setup_error(tmp_path: Path) -> None:
 
 def test_transcript_lines_are_json_with_time_and_direction(tmp_path: Path) -> None:
     transcript = Transcript(tmp_path / "qmp.jsonl")
-    transcript.write("tx", {"execute": "query-status", "id": "1"})
-    transcript.write("rx", {"return": {"status": "running"}, "id": "1"})
+    transcript.write("tx", b'{"execute": "query-status", "id": "1"}')
+    transcript.write("rx", b'{"return": {"status": "running"}, "id": "1"}\r\n')
     transcript.close()
     lines = [json.loads(line) for line in (tmp_path / "qmp.jsonl").read_text().splitlines()]
     assert [line["dir"] for line in lines] == ["tx", "rx"]

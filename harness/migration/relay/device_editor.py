@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from harness.migration.relay.interrupt_edits import EDITS, edits_of
 from harness.migration.stream.devices import decode_tail
 from harness.migration.stream.elements import Tail
-from harness.model.device_state import DeviceField
+from harness.model.device_state import Device, DeviceField
 from harness.model.errors import StreamError
 from harness.model.seed import Seed
 from harness.model.wire import AppliedFault, WireFault
@@ -92,7 +92,7 @@ class DeviceEditor:
             return AppliedFault(name=fault.name, times=0, detail="no interrupt that it could strike was under way")
         edit = self._seed.rng("wire", fault.name, index).choice(candidates)
         for write in edit.writes:
-            at = write.field.offset - tail.offset
+            at = write.device.offset - tail.offset + write.field.offset
             data[at : at + len(write.raw)] = write.raw
         return AppliedFault(name=fault.name, times=1, detail=edit.what)
 
@@ -104,15 +104,15 @@ class DeviceEditor:
             return AppliedFault(name=fault.name, times=0, detail=str(error))
         if not candidates:
             return AppliedFault(name=fault.name, times=0, detail=f"no field {fault.field} in any device {fault.device}")
-        label, field = rng.choice(candidates)
-        at = field.offset - tail.offset + rng.randrange(field.size_bytes)
+        device, field = rng.choice(candidates)
+        at = device.offset - tail.offset + field.offset + rng.randrange(field.size_bytes)
         data[at] ^= 1 << rng.randrange(8)
-        return AppliedFault(name=fault.name, times=1, detail=f"{label} {field.path}")
+        return AppliedFault(name=fault.name, times=1, detail=f"{device.label} {field.path}")
 
 
-def _candidates(fault: WireFault, tail: Tail) -> list[tuple[str, DeviceField]]:
+def _candidates(fault: WireFault, tail: Tail) -> list[tuple[Device, DeviceField]]:
     return [
-        (device.label, field)
+        (device, field)
         for device in decode_tail(tail).devices
         if fnmatchcase(device.label, fault.device)
         for field in device.fields

@@ -91,7 +91,7 @@ def strip(tail: Tail) -> tuple[bytes, dict[int, bytes]]:
         fields = _registers(device)
         taken[device.instance_id] = _pack(fields)
         for field in fields:
-            _put(data, tail, field, bytes(field.size_bytes))
+            _put(data, tail, device, field, bytes(field.size_bytes))
     return bytes(data), taken
 
 
@@ -105,10 +105,11 @@ def restore(tail: Tail, registers: Mapping[int, bytes]) -> bytes:
     for vcpu, pages in registers.items():
         if vcpu not in cpus:
             raise StreamError(f"registers of vCPU {vcpu}, which has no section", offset=tail.offset)
-        fields = _registers(cpus[vcpu])
+        device = cpus[vcpu]
+        fields = _registers(device)
         content, at = _unpack(pages, fields, tail.offset), 0
         for field in fields:
-            _put(data, tail, field, content[at : at + field.size_bytes])
+            _put(data, tail, device, field, content[at : at + field.size_bytes])
             at += field.size_bytes
     return bytes(data)
 
@@ -133,12 +134,12 @@ def forget_auxiliary(tail: Tail, sections: bytes) -> bytes:
         for field in device.fields:
             value = next((value for glob, value in AUXILIARY.items() if fnmatchcase(field.path, glob)), None)
             if value is not None:
-                _put(data, tail, field, value.to_bytes(field.size_bytes, "big"))
+                _put(data, tail, device, field, value.to_bytes(field.size_bytes, "big"))
     name, path = _APIC_TPR
     for device in _devices(tail, name):
         for field in device.fields:
             if field.path == path:
-                _put(data, tail, field, bytes(field.size_bytes))
+                _put(data, tail, device, field, bytes(field.size_bytes))
     return bytes(data)
 
 
@@ -173,6 +174,6 @@ def _unpack(pages: bytes, fields: list[DeviceField], offset: int) -> bytes:
     return pages[_HEAD.size : _HEAD.size + length]
 
 
-def _put(data: bytearray, tail: Tail, field: DeviceField, raw: bytes) -> None:
-    at = field.offset - tail.offset
+def _put(data: bytearray, tail: Tail, device: Device, field: DeviceField, raw: bytes) -> None:
+    at = device.offset - tail.offset + field.offset
     data[at : at + field.size_bytes] = raw

@@ -58,14 +58,16 @@ class BrokenStep:
 Step = FieldStep | SubsectionStep | BrokenStep
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DevicePlan:
-    """One device section: its head as described, and the steps between head and footer."""
+    """One device section: its head as described, and the steps between head and footer. Equal to itself only."""
 
     name: Any
     instance_id: Any
     vmsd: str
     steps: tuple[Step, ...]
+    body_bytes: int
+    """What the steps take, up to where the description makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class _Compiler:
 
     def device(self, entry: dict[str, Any]) -> DevicePlan:
         self._steps = []
+        start = self._bytes
         try:
             self.struct(entry, "", 0)
         except _NonsenseError as nonsense:
@@ -126,7 +129,7 @@ class _Compiler:
         except _EnoughError:
             self.is_over = True
         vmsd = str(entry.get("vmsd_name", ""))
-        return DevicePlan(entry.get("name"), entry.get("instance_id"), vmsd, tuple(self._steps))
+        return DevicePlan(entry.get("name"), entry.get("instance_id"), vmsd, tuple(self._steps), self._bytes - start)
 
     def struct(self, entry: dict[str, Any], prefix: str, depth: int) -> None:
         if depth > MAX_DEPTH:

@@ -1,6 +1,13 @@
-"""Decodes the device sections along the description that follows them: every byte of them has to be accounted for."""
+"""Decodes the device sections along the description that follows them: every byte of them has to be accounted for.
+
+What a section holds says nothing of where it stands, so bytes that came before under the same description are not
+decoded again: a guest's destination holds what its source sent, but for a few devices.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
 
 from harness.migration.stream.arm_registers import SECTION, with_named_registers
 from harness.migration.stream.cursor import Cursor, NeedMoreError
@@ -12,6 +19,18 @@ from harness.model.errors import StreamError
 
 _DESCRIPTION_HEAD = 5
 """Bytes of the description's mark and length."""
+_SECTION_HEAD = 1 + 4 + 1 + 4 + 4
+"""Bytes of a section's mark, id, length of the name, instance and version."""
+_KEPT = 256
+"""Sections, of some machines' 40 devices each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What a section holds between its head and its footer."""
+
+    fields: tuple[DeviceField, ...]
+    subsections: tuple[str, ...]
 
 
 def decode_tail(tail: Tail, *, machine: str = "") -> DeviceState:
@@ -47,6 +66,35 @@ def _device(cursor: Cursor, plan: DevicePlan) -> Device:
     instance_id, version = cursor.u32(), cursor.u32()
     if (name, instance_id) != (plan.name, plan.instance_id):
         raise cursor.error(f"section {name}/{instance_id} is described as {plan.name}")
+    body = _body_at(cursor, plan)
+    _footer(cursor, section_id)
+    return Device(
+        name=name,
+        instance_id=instance_id,
+        vmsd=plan.vmsd,
+        version=version,
+        subsections=body.subsections,
+        fields=body.fields,
+        offset=offset,
+        size_bytes=cursor.offset - offset,
+    )
+
+
+def _body_at(cursor: Cursor, plan: DevicePlan) -> _Body:
+    start = cursor.pos
+    try:
+        return _known_body(plan, bytes(cursor.take(plan.body_bytes)))
+    except (NeedMoreError, StreamError):
+        cursor.pos = start
+        return _body(cursor, plan)  # raises as well, and names the place in this stream
+
+
+@lru_cache(maxsize=_KEPT)
+def _known_body(plan: DevicePlan, raw: bytes) -> _Body:
+    return _body(Cursor(memoryview(raw), 0, len(raw), base=_SECTION_HEAD + len(plan.name)), plan)
+
+
+def _body(cursor: Cursor, plan: DevicePlan) -> _Body:
     fields: list[DeviceField] = []
     subsections: list[str] = []
     for step in plan.steps:
@@ -57,17 +105,8 @@ def _device(cursor: Cursor, plan: DevicePlan) -> Device:
             subsections.append(step.path)
         else:
             raise cursor.error(step.message)
-    _footer(cursor, section_id)
-    return Device(
-        name=name,
-        instance_id=instance_id,
-        vmsd=plan.vmsd,
-        version=version,
-        subsections=tuple(subsections),
-        fields=tuple(with_named_registers(fields) if name == SECTION else fields),
-        offset=offset,
-        size_bytes=cursor.offset - offset,
-    )
+    named = with_named_registers(fields) if plan.name == SECTION else fields
+    return _Body(tuple(named), tuple(subsections))
 
 
 def _field(cursor: Cursor, step: FieldStep) -> DeviceField:
