@@ -69,7 +69,7 @@ async def start_destination(stage: Stage, settings: MigrationCaseSettings, numbe
     """Start the VM that hop *number* (from 0) goes to, and prepare it: the two binaries take turns."""
     features = stage.binaries.source if number % 2 else stage.binaries.destination
     role = "dst" if number == 0 else f"dst{number + 1}"
-    machine = machine_of(stage.request, stage.binaries.accel)
+    machine = machine_of(stage.request, stage.binaries)
     spec = replace(machine, reboots=machine.reboots or HostFault.RESET_DESTINATION in stage.faults.host)
     if stage.strikes(HostFault.OTHER_MACHINE):
         spec = replace(spec, machine=_another_machine(spec.machine, features.machines))

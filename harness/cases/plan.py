@@ -52,7 +52,7 @@ async def _lines(alike: Sequence[Request], keeper: Keeper) -> list[str]:
 
 async def _sides(request: Request, keeper: Keeper) -> list[str]:
     binaries = await find_binaries(request, keeper=keeper, deadline=Deadline.after(_PROBE_S))
-    spec = machine_of(request, binaries.accel)
+    spec = machine_of(request, binaries)
     sides = (("src", binaries.source, False), ("dst", binaries.destination, True))
     return [
         f"  accel     {binaries.accel}: {binaries.accel_reason}",

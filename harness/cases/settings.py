@@ -6,7 +6,7 @@ Each case has its own class, so a name that a case does not use is refused inste
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,7 +15,7 @@ from harness.cases.protection_settings import ProtectionSettings
 from harness.migration.settings import CancelAt, MigrationSettings, Transport
 from harness.model.errors import UsageError
 from harness.model.guest import Workload
-from harness.model.machine import TCG_TRIM_KIB, MachineSpec
+from harness.model.machine import MachineSpec
 
 _PASSES_PER_S = 5
 _SLOW_MIB_S = 16
@@ -30,8 +30,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False)
 
     memory_mib: Mib = 128
-    trim_kib: Annotated[int, Field(ge=0, le=1024, multiple_of=8)] = TCG_TRIM_KIB
-    """Taken off the end of memory: 0 shows how QEMU before 9.0 loses dirty pages under TCG."""
+    trim_kib: Literal["auto"] | Annotated[int, Field(ge=0, le=1024, multiple_of=8)] = "auto"
+    """Taken off the end of memory; ``auto`` takes 64 KiB where QEMU loses dirty pages of memory that has a round size
+    (TCG before 9.0), and 0 shows how it does."""
     below_4g_mib: int = Field(default=0, ge=0, le=3072)
     """Memory below the hole that ends at 4 GiB, the rest lies above; 0 leaves it to the machine type."""
     vcpus: int = Field(default=1, ge=1, le=8)
@@ -58,7 +59,7 @@ class MigrationCaseSettings(Settings):
     ``full`` never is."""
     pages_per_flush: int = Field(default=64, ge=0)
     """Pages that a vCPU writes between two flushes of its TLB; 0 never flushes. A small TLB keeps it cheap for QEMU to
-    read the dirty bitmap page by page under TCG, see trim_kib."""
+    read the dirty bitmap page by page under TCG, as it does where trim_kib is not 0."""
     transport: Transport = Transport.UNIX
     passes: int = Field(default=2, ge=1, le=1000)
     """How often the dirty bitmap is read before the migration is let go: 2 is when all memory has been sent once and is

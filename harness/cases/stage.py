@@ -27,7 +27,7 @@ from harness.guest.probe import Probe
 from harness.model.deadline import Deadline
 from harness.model.errors import GuestError, LostError
 from harness.model.guest import GuestDescription, Heartbeat, RamLayout
-from harness.model.machine import CHANGE_VMFD, Accel, MachineSpec
+from harness.model.machine import CHANGE_VMFD, TCG_TRIM_KIB, Accel, MachineSpec
 from harness.model.protection import GuestBoot
 from harness.model.seed import Seed
 from harness.report.events import STEP, EventLog
@@ -54,6 +54,12 @@ class Binaries:
     destination: Features
     accel: Accel
     accel_reason: str
+
+    @property
+    def trim_kib(self) -> int:
+        """What memory has to be short of a round size, so that neither of the two loses dirty pages."""
+        loses = self.accel is Accel.TCG and any(side.loses_dirty_pages for side in (self.source, self.destination))
+        return TCG_TRIM_KIB if loses else 0
 
 
 class CaseOverError(Exception):
@@ -203,7 +209,7 @@ class Stage:
         self._running[role] = stack
         vm = await stack.enter_async_context(
             start_vm(
-                fitted(spec or machine_of(self.request, self.binaries.accel), features, self.request),
+                fitted(spec or machine_of(self.request, self.binaries), features, self.request),
                 features,
                 role=role,
                 artefacts=self.folder,
@@ -296,16 +302,17 @@ def fitted(spec: MachineSpec, features: Features, request: Request) -> MachineSp
     return replace(spec, changes_vmfd=wants and CHANGE_VMFD in features.machine_properties)
 
 
-def machine_of(request: Request, accel: Accel) -> MachineSpec:
+def machine_of(request: Request, binaries: Binaries) -> MachineSpec:
     """The machine that *request* asks for; both sides get the same."""
     settings = request.settings
+    trim_kib = binaries.trim_kib if settings.trim_kib == "auto" else settings.trim_kib
     spec = MachineSpec(
         machine=settings.machine,
         arch=request.arch,
-        accel=accel,
+        accel=binaries.accel,
         vcpus=settings.vcpus,
         memory_mib=settings.memory_mib,
-        trim_kib=settings.trim_kib,
+        trim_kib=trim_kib,
         below_4g_mib=settings.below_4g_mib,
         kernel=str(probe_image(request.arch)),
         firmware=settings.firmware,

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from harness.model.errors import SetupError
@@ -24,11 +25,18 @@ def probe_image(arch: Arch = Arch.X86_64) -> Path:
     override = os.environ.get(variable)
     if override:
         return _given(Path(override), variable)
+    image = _built(arch)
+    if not image.is_file():
+        raise SetupError(f"no probe for {arch.value} at {image}", hint=f"run ci/quickstart, or set {variable}")
+    return image
+
+
+@cache
+def _built(arch: Arch) -> Path:
+    """Looked at once: all VMs of a process get the same probe, whatever happens to its source meanwhile."""
     source, image = _ROOT / "images" / "probe", _ROOT / "build" / "probe" / arch.value / "probe.elf"
     if source.is_dir() and not _is_fresh(image, source):
         build_probe(source, image, arch)
-    if not image.is_file():
-        raise SetupError(f"no probe for {arch.value} at {image}", hint=f"run ci/quickstart, or set {variable}")
     return image
 
 

@@ -20,6 +20,8 @@ from harness.vm.qmp import QmpError, QmpSession
 from harness.vm.schema import Schema
 
 _QMP_FD = 3
+_DIRTY_PAGES_KEPT = (9, 0)
+"""First release with QEMU commit 03bfc2188f06."""
 _PROBE_S = 10.0
 _HINT = "give a QEMU system emulator, e.g. --qemu /usr/bin/qemu-system-x86_64"
 
@@ -55,6 +57,14 @@ class Features:
         """The first two numbers of the version."""
         major, minor = self.version.split(".")[:2]
         return int(major), int(minor)
+
+    @property
+    def loses_dirty_pages(self) -> bool:
+        """Whether its TCG loses dirty pages of memory that has a round size; see ``TCG_TRIM_KIB`` in model/machine.py.
+
+        Nothing that a binary says of itself tells, but its version; one that has the fix from elsewhere is not harmed.
+        """
+        return self.major_minor < _DIRTY_PAGES_KEPT
 
     @property
     def has_sandbox(self) -> bool:

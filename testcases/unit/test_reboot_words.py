@@ -15,9 +15,9 @@ from harness.cases.protection_settings import ProtectionSettings
 from harness.cases.reboot_outcome import outcome_of
 from harness.cases.reboot_settings import RebootSettings
 from harness.cases.reset_phase import ResetAt, ResetInMigrationSettings
-from harness.cases.stage import fitted, machine_of
+from harness.cases.stage import Binaries, fitted, machine_of
 from harness.model.errors import HarnessError, UsageError
-from harness.model.machine import CHANGE_VMFD, Accel, Arch
+from harness.model.machine import CHANGE_VMFD, TCG_TRIM_KIB, Accel, Arch
 from harness.model.reboot import REBOOTS, RebootOutcome
 from harness.model.reboot_way import RebootWay
 from harness.model.reset import RebootEnd
@@ -62,14 +62,14 @@ def test_a_protected_guest_converts_pages_meanwhile(backend: str, converts: int)
 )
 def test_qemu_resets_a_plain_guest_itself_and_pauses_a_protected_one(backend: str, arch: str, reboots: bool) -> None:
     (request,) = requests_of(["reboot/loop"], Words(backend=backend, arch=arch))
-    spec = machine_of(request, Accel.TCG)
+    spec = machine_of(request, binaries(Accel.TCG))
     assert spec.reboots is reboots
     assert [device.partition(",")[0] for device in spec.devices] == ["i6300esb", "pvpanic-pci"]
 
 
 def test_a_case_that_reboots_nobody_has_no_devices_for_it() -> None:
     (request,) = requests_of(["memory/precopy"], Words())
-    spec = machine_of(request, Accel.TCG)
+    spec = machine_of(request, binaries(Accel.TCG))
     assert (spec.reboots, spec.devices) == (False, ())
 
 
@@ -154,11 +154,11 @@ def test_a_plan_tells_how_a_reboot_must_end(backend: str, sets: tuple[str, ...],
     assert (never.partition(": ")[2], came.partition(": ")[2]) == (fresh, arrived)
 
 
-def binary(*properties: str) -> Features:
+def binary(*properties: str, version: str = "11.0.0") -> Features:
     nothing: frozenset[str] = frozenset()
     return Features(
         path=Path("qemu"),
-        version="11.0.0",
+        version=version,
         package="",
         target="x86_64",
         machines=nothing,
@@ -171,6 +171,30 @@ def binary(*properties: str) -> Features:
         options=nothing,
         machine_properties=frozenset(properties),
     )
+
+
+def binaries(accel: Accel, source: str = "11.0.0", destination: str = "11.0.0") -> Binaries:
+    sides = (binary(version=version) for version in (source, destination))
+    return Binaries(source=next(sides), destination=next(sides), accel=accel, accel_reason="for the test")
+
+
+@pytest.mark.parametrize(
+    ("accel", "source", "destination", "sets", "short_kib"),
+    [
+        (Accel.TCG, "9.0.0", "10.0.2", (), 0),
+        (Accel.TCG, "8.2.7", "8.2.7", (), TCG_TRIM_KIB),
+        (Accel.TCG, "10.0.2", "7.2.22", (), TCG_TRIM_KIB),
+        (Accel.TCG, "7.2.22", "7.2.22", ("trim_kib=0",), 0),
+        (Accel.TCG, "10.0.2", "10.0.2", ("trim_kib=128",), 128),
+        (Accel.KVM, "7.2.22", "7.2.22", (), 0),
+    ],
+)
+def test_memory_is_short_of_a_round_size_where_qemu_loses_dirty_pages(
+    accel: Accel, source: str, destination: str, sets: tuple[str, ...], short_kib: int
+) -> None:
+    (request,) = requests_of(["memory/precopy"], Words(sets=sets))
+    spec = machine_of(request, binaries(accel, source, destination))
+    assert spec.memory_bytes == (128 << 20) - (short_kib << 10)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +211,7 @@ def test_a_reset_changes_the_descriptor_where_the_binary_can(
     case: str, accel: Accel, properties: list[str], sets: tuple[str, ...], changes: bool
 ) -> None:
     (request,) = requests_of([case], Words(sets=sets))
-    spec = fitted(machine_of(request, accel), binary(*properties), request)
+    spec = fitted(machine_of(request, binaries(accel)), binary(*properties), request)
     words = command_line(spec, binary(), name="cvmig-x", incoming=False)
     assert any(f"{CHANGE_VMFD}=on" in word for word in words) is changes
 

@@ -47,9 +47,8 @@ class BlockContents:
         data = self._contents.get(record.block)
         if data is None:
             data = self._contents[record.block] = bytearray(block.used_bytes)
-        old = bytes(data[record.ram_addr : record.ram_addr + pages.page_size])
-        page = _page(record, old, pages)
-        data[record.ram_addr : record.ram_addr + len(old)] = page[: len(old)]
+        place = slice(record.ram_addr, min(record.ram_addr + pages.page_size, block.used_bytes))
+        data[place] = _page(record, data, pages)[: place.stop - place.start]
 
 
 def small_blocks(data: bytes | memoryview, *, without: frozenset[str] = MAIN_RAM_IDS) -> Mapping[str, bytes]:
@@ -64,13 +63,14 @@ def small_blocks(data: bytes | memoryview, *, without: frozenset[str] = MAIN_RAM
     return blocks.contents()
 
 
-def _page(record: PageRecord, old: bytes, pages: RamPages) -> bytes:
+def _page(record: PageRecord, block: bytearray, pages: RamPages) -> bytes | memoryview:
     match record.kind:
         case PageKind.DATA:
-            return bytes(record.data)
+            return record.data
         case PageKind.ZERO:
             return bytes([record.data[0]]) * pages.page_size
         case PageKind.XBZRLE:
+            old = bytes(block[record.ram_addr : record.ram_addr + pages.page_size])
             return xbzrle.apply(old, record.data, offset=pages.offset)
         case PageKind.COMPRESSED:
             return _inflate(bytes(record.data[4:]), pages)
