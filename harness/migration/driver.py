@@ -7,9 +7,9 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
+from harness.migration.capabilities import require_driven, set_capabilities
 from harness.migration.hold import COMMAND_S, hold, let_go, limits_of, reach, run, set_parameters
 from harness.migration.settings import CancelAt, MigrationSettings
 from harness.migration.watch import PULSE_S, Watch
@@ -20,28 +20,12 @@ from harness.model.errors import (
     HarnessError,
     LostError,
     PreconditionError,
-    UnsupportedError,
 )
 from harness.model.evidence import MigrationEnd, SideEnd, Traffic
 from harness.model.memory import PAGE_SIZE
 from harness.model.timeline import Sample
 from harness.vm.qmp import QmpError
 from harness.vm.vm import Vm
-
-NOT_DRIVEN: Mapping[str, str] = MappingProxyType(
-    {
-        "multifd": "pages go over connections of their own",
-        "postcopy-preempt": "requested pages go over a connection of their own",
-        "mapped-ram": "the stream needs a file",
-        "background-snapshot": "the guest runs on while it is saved",
-        "x-colo": "the source runs on after its first checkpoint",
-        "rdma-pin-all": "the transport is unix or tcp",
-        "zero-copy-send": "pages would bypass the unix socket",
-        "release-ram": "the source's memory would be gone before the host compares it",
-        "x-ignore-shared": "main memory is shared with the harness and would not be sent",
-    }
-)
-"""Capabilities that this driver and its witnesses cannot judge yet, each with the reason."""
 
 _STALL_S = 5.0
 """A migration that is given up counts as stalled, not slow, when no byte moved for this long."""
@@ -89,20 +73,9 @@ async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) ->
 
     Raises UnsupportedError when the binary does not know a capability, HarnessError when a value did not stick.
     """
-    refused = sorted(name for name, state in settings.capabilities.items() if state and name in NOT_DRIVEN)
-    if refused:
-        name = refused[0]
-        raise UnsupportedError(
-            f"capability {name}: {NOT_DRIVEN[name]}", hint="this release drives precopy over one channel"
-        )
+    require_driven(settings.capabilities)
     wanted = {"events": True, "return-path": True, **settings.capabilities}
-    unknown = sorted(set(wanted) - vm.features.migration_capabilities)
-    if unknown:
-        raise UnsupportedError(
-            f"{vm.role}: QEMU {vm.features.version} has no migration capability {', '.join(unknown)}",
-            hint="choose another binary with --qemu/--qemu-dst, or drop the setting",
-        )
-    await asyncio.gather(_set_capabilities(vm, wanted, deadline), set_parameters(vm, limits_of(settings), deadline))
+    await asyncio.gather(set_capabilities(vm, wanted, deadline), set_parameters(vm, limits_of(settings), deadline))
 
 
 async def listen(destination: Vm, uri: str, *, deadline: Deadline) -> str:
@@ -300,11 +273,3 @@ async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
         return SideEnd(role=vm.role, status="lost", run_state="lost", error=vm.last_words, exit=vm.lost.result().words)
     error = str(watch.last.get("error-desc", "")) or (vm.last_words if watch.status == "failed" else "")
     return SideEnd(role=vm.role, status=watch.status, run_state=str(state["status"]), error=error)
-
-
-async def _set_capabilities(vm: Vm, wanted: Mapping[str, bool], deadline: Deadline) -> None:
-    # What an earlier attempt switched on stays on until somebody switches it off.
-    now = await run(vm, "query-migrate-capabilities", {}, deadline)
-    stale = {entry["capability"]: False for entry in now if entry["state"]}
-    states = [{"capability": name, "state": state} for name, state in sorted({**stale, **wanted}.items())]
-    await run(vm, "migrate-set-capabilities", {"capabilities": states}, deadline)

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.migration.capabilities import set_capabilities
 from harness.migration.watch import TERMINAL
 from harness.model.deadline import Deadline
-from harness.model.errors import HarnessError, UnsupportedError
+from harness.model.errors import HarnessError
 from harness.vm.vm import Vm
 
 LIMIT_BYTES = 256 << 20
 """A re-save larger than this is not one: x-ignore-shared did not take."""
 
-_QUIET = ("pause-before-switchover", "return-path", "xbzrle", "auto-converge", "postcopy-ram", "multifd")
 _COMMAND_S = 10.0
 
 
@@ -33,8 +33,6 @@ async def save_devices(vm: Vm, folder: Path, *, deadline: Deadline) -> bytes:
 
     Raises UnsupportedError when the binary has no ``x-ignore-shared``, HarnessError when saving failed.
     """
-    if "x-ignore-shared" not in vm.features.migration_capabilities:
-        raise UnsupportedError(f"{vm.role}: QEMU {vm.features.version} has no x-ignore-shared")
     await _prepare(vm, deadline)
     socket_path = folder / f"resave-{vm.role}.sock"
     chunks: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -68,12 +66,9 @@ def _is_end(data: Mapping[str, Any]) -> bool:
 
 
 async def _prepare(vm: Vm, deadline: Deadline) -> None:
-    quiet = [name for name in _QUIET if name in vm.features.migration_capabilities]
-    states = [{"capability": name, "state": False} for name in quiet]
-    states += [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]
     limits = {"max-bandwidth": 0, "downtime-limit": 2_000_000}
     await asyncio.gather(
-        vm.qmp.execute("migrate-set-capabilities", {"capabilities": states}, deadline=deadline.within(_COMMAND_S)),
+        set_capabilities(vm, {"events": True, "x-ignore-shared": True}, deadline.within(_COMMAND_S)),
         vm.qmp.execute("migrate-set-parameters", limits, deadline=deadline.within(_COMMAND_S)),
     )
 

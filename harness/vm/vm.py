@@ -78,6 +78,8 @@ class Vm:
         self.qmp = QmpSession(role, files.qmp)
         self.console = Console(files.console)
         self.started_s = time.monotonic()
+        self.capabilities_on: set[str] = set()
+        """Migration capabilities that may be on: QEMU starts with none, and only the harness switches them."""
         self._process = process
         self._files = files
         self._channel: Channel | None = None
