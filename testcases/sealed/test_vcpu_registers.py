@@ -72,14 +72,14 @@ def test_the_hosts_registers_are_told_and_forgotten(lab: Lab, qemu: Path) -> Non
     assert told[0]["apic_base"] == 0xFEE00900
     assert told[1]["apic_base"] == 0xFEE00800
     data = bytearray(tail.data)
-    (tpr,) = (
-        field
+    (at,) = (
+        device.offset - tail.offset + field.offset + field.size_bytes - 1
         for device in decode_tail(tail).devices
         if device.label == "apic/1"
         for field in device.fields
         if field.path == "tpr"
     )
-    data[tpr.offset - tail.offset + tpr.size_bytes - 1] = 0x50
+    data[at] = 0x50
     changed = replace(tail, data=bytes(data))
     assert auxiliary(changed)[1]["cr8"] == 5
     forgotten = auxiliary(replace(tail, data=forget_auxiliary(changed, changed.data)))

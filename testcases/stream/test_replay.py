@@ -67,7 +67,8 @@ def kinds(result: CaseResult) -> set[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     """A stream of a clean move by each QEMU of this machine."""
-    results = {qemu: play(tmp_path_factory.mktemp("clean"), "memory/precopy", qemu=qemu) for qemu in QEMUS}
+    sets = {"trim_kib": spec().trim_kib}
+    results = {qemu: play(tmp_path_factory.mktemp("clean"), "memory/precopy", qemu=qemu, **sets) for qemu in QEMUS}
     assert all(result.verdict is Verdict.PASS for result in results.values()), results
     return {qemu: stream_of(result) for qemu, result in results.items()}
 
