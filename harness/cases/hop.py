@@ -108,11 +108,11 @@ async def move(
     destination = destination or await start_destination(stage, settings, number)
     plan = _plan(settings, bystander)
     crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
-    leaving, _ = await asyncio.gather(
-        _Leaving.look(stage, guest, crossing), prepare(guest.vm, plan, deadline=stage.deadline)
-    )
+    await prepare(guest.vm, plan, deadline=stage.deadline)
     async with open_wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
+        # Last of all: what the guest writes from here on counts as written during its move.
+        leaving = await _Leaving.look(stage, guest, crossing)
         if bystander:
             await bystander.source_leaves()
         moved = await migrate(

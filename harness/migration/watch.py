@@ -48,13 +48,13 @@ class Watch:
         passed_on: Callable[[], int] | None = None,
     ) -> None:
         self.vm = vm
-        self.poll_s = poll_s
         self.started_s = time.monotonic()
         self.samples: list[Sample] = []
         self.last: Mapping[str, Any] = {}
         self.last_progress_s = self.started_s
         self._on_sample = on_sample
         self._passed_on = passed_on or (lambda: 0)
+        self._poll_s = poll_s
         self._moved = (0, 0)
         self._changed = asyncio.Condition()
         self._lost: HarnessError | None = None
@@ -141,7 +141,7 @@ class Watch:
                         raise
                     continue
                 with contextlib.suppress(DeadlineError):
-                    await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(self.poll_s))
+                    await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(self._poll_s))
         except HarnessError as lost:
             async with self._changed:
                 self._lost = lost

@@ -31,8 +31,10 @@ def test_qemu_7_2_loses_dirty_pages_and_is_caught(play: Player, usual_qemu: Path
     if not result.versions["accel"].startswith("tcg"):
         pytest.skip("needs TCG: the bug is in its TLB")
     assert result.verdict is Verdict.FAIL, result.reason
-    checks = {finding.check for finding in result.findings}
-    assert checks & {"memory/host", "memory/guest"}
+    # A lost page may be of the guest's own stack. Then it does not live on, and the host has seen that page.
+    died = [item for item in result.findings if (item.check, item.kind) == ("migration/one-side-runs", "vcpu-stopped")]
+    checks = {finding.check for finding in result.findings if finding not in died}
+    assert checks & ({"memory/host"} if died else {"memory/host", "memory/guest"})
     assert checks <= {"memory/host", "memory/guest", "memory/running-reads"}
 
 
