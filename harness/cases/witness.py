@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 
 from harness.cases.capture import Capture, stream_path
@@ -24,6 +25,7 @@ from harness.guest.diagnosis import diagnose_page
 from harness.guest.heartbeat import read_heartbeat
 from harness.migration.compare import compare_block, compare_ram, generations_of
 from harness.migration.resave import save_devices
+from harness.migration.stream.ledger import Counts
 from harness.migration.stream.snapshot import Snapshot
 from harness.model.cvm_guest import ConversionStep
 from harness.model.errors import ProtocolError
@@ -68,6 +70,29 @@ async def judge_state(
     None without a relay: nobody saw the devices pass.
     """
     stage.step("compare")
+    if wire.relay is None:
+        await _judge_memory(stage, guest, destination, sent=None, wants_heat=is_last)
+        return None
+    # What a VM saves again leaves its main memory out, so neither disturbs the other.
+    looking = asyncio.create_task(_see_devices(stage, destination, wire.relay.snapshot))
+    try:
+        sent = partial(wire.relay.page_counts, guest.vm.spec.ram_id)
+        await _judge_memory(stage, guest, destination, sent=sent, wants_heat=is_last)
+        seen = await looking
+    finally:
+        looking.cancel()
+    _compare_devices(stage, seen, volatile)
+    capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, vm=guest.vm)
+    if stage.notebook.has_failed:
+        await replace(capture, vm=destination).write()
+    stage.capture = capture
+    return seen
+
+
+async def _judge_memory(
+    stage: Stage, guest: Guest, destination: Vm, *, sent: Callable[[], Counts] | None, wants_heat: bool
+) -> None:
+    """Compare all memory; *sent* tells how often each page was sent."""
     notebook = stage.notebook
     seed_of = seed_of_pages(stage, guest)
     with notebook.timed("host_compare_s"):
@@ -81,20 +106,12 @@ async def judge_state(
             leave_out=converting(stage, guest, seed_of),
         )
         notebook.judge(HOST, check_host_memory([main]))
-    if is_last or main.pages_bad:
+    if wants_heat or main.pages_bad:
         notebook.heat = heat_of(
             guest,
-            sent=wire.relay.page_counts(guest.vm.spec.ram_id) if wire.relay else None,
+            sent=sent() if sent else None,
             damaged=[gpa for span in main.ranges for gpa in range(span.start, span.end, PAGE_SIZE)],
         )
-    if wire.relay is None:
-        return None
-    seen = await judge_devices(stage, destination, wire.relay.snapshot, volatile=volatile)
-    capture = Capture(path=stream_path(stage.folder, number), relay=wire.relay, vm=guest.vm)
-    if notebook.has_failed:
-        await replace(capture, vm=destination).write()
-    stage.capture = capture
-    return seen
 
 
 def seed_of_pages(stage: Stage, guest: Guest) -> Callable[[int], int]:
@@ -132,24 +149,29 @@ def converting(stage: Stage, guest: Guest, seed_of: Callable[[int], int]) -> Pag
     return amid | PageSet.from_ranges(waiting)
 
 
-async def judge_devices(
-    stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot], *, volatile: Sequence[VolatileField] = VOLATILE
-) -> SeenState:
+async def judge_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> None:
     """Compare what was sent beside main memory with what *vm*, loaded and stopped, saves again of it.
 
     *sent_snapshot* is called in a thread, while *vm* saves.
     """
-    notebook = stage.notebook
-    with notebook.timed("device_compare_s"):
+    _compare_devices(stage, await _see_devices(stage, vm, sent_snapshot), VOLATILE)
+
+
+async def _see_devices(stage: Stage, vm: Vm, sent_snapshot: Callable[[], Snapshot]) -> SeenState:
+    with stage.notebook.timed("device_compare_s"):
         sent, held = await asyncio.gather(asyncio.to_thread(sent_snapshot), _held_by(stage, vm))
-        blocks = [
-            compare_block(name, data, held.blocks.get(name, b""))
-            for name, data in sent.blocks.items()
-            if not name.endswith(_DEVICE_REGISTERS)
-        ]
-        notebook.judge(HOST, check_host_memory(blocks))
-        notebook.judge("state/devices", check_device_state(sent.devices, held.devices, volatile=volatile))
     return SeenState(sent=sent, held=held)
+
+
+def _compare_devices(stage: Stage, seen: SeenState, volatile: Sequence[VolatileField]) -> None:
+    blocks = [
+        compare_block(name, data, seen.held.blocks.get(name, b""))
+        for name, data in seen.sent.blocks.items()
+        if not name.endswith(_DEVICE_REGISTERS)
+    ]
+    stage.notebook.judge(HOST, check_host_memory(blocks))
+    check = check_device_state(seen.sent.devices, seen.held.devices, volatile=volatile)
+    stage.notebook.judge("state/devices", check)
 
 
 async def _held_by(stage: Stage, vm: Vm) -> Snapshot:
