@@ -27,7 +27,7 @@ from harness.cases.judge_protection import (
 from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import CaseOverError, ClockAnchor, Guest, Stage, machine_of, read_clock
-from harness.cases.wire import Wire, close_account, open_wire
+from harness.cases.wire import Wire, await_stream, close_account, open_wire
 from harness.cases.witness import SeenState, beats_of, judge_clocks, judge_state, let_run
 from harness.checks.ends import check_ends
 from harness.checks.precondition import check_redirtied
@@ -108,8 +108,10 @@ async def move(
     destination = destination or await start_destination(stage, settings, number)
     plan = _plan(settings, bystander)
     crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
-    await prepare(guest.vm, plan, deadline=stage.deadline)
-    async with open_wire(stage, guest, destination, settings, number) as wire:
+    _, uri = await asyncio.gather(
+        prepare(guest.vm, plan, deadline=stage.deadline), await_stream(stage, destination, settings, number)
+    )
+    async with open_wire(stage, guest, destination, settings, number, uri=uri) as wire:
         stage.step("migrate")
         # Last of all: what the guest writes from here on counts as written during its move.
         leaving = await _Leaving.look(stage, guest, crossing)

@@ -57,17 +57,17 @@ class Wire:
         return (lambda: last.bytes_forwarded) if last else None
 
 
+async def await_stream(stage: Stage, destination: Vm, settings: MigrationCaseSettings, number: int) -> str:
+    """Make *destination* listen for the stream of hop *number*; returns where."""
+    uri = f"unix:{stage.runtime / f'in{number}'}" if settings.transport is Transport.UNIX else "tcp:127.0.0.1:0"
+    return await listen(destination, uri, deadline=stage.deadline)
+
+
 @asynccontextmanager
 async def open_wire(
-    stage: Stage, guest: Guest, destination: Vm, settings: MigrationCaseSettings, number: int
+    stage: Stage, guest: Guest, destination: Vm, settings: MigrationCaseSettings, number: int, *, uri: str
 ) -> AsyncIterator[Wire]:
-    """Make the destination listen, with the relay before it when the case wants one."""
-    unix = settings.transport is Transport.UNIX
-    uri = await listen(
-        destination,
-        f"unix:{stage.runtime / f'in{number}'}" if unix else "tcp:127.0.0.1:0",
-        deadline=stage.deadline,
-    )
+    """The way to *uri*, where *destination* listens, with the relay before it when the case wants one."""
     if stage.shield:
         wire = open_sealed_wire(
             stage,
@@ -87,7 +87,7 @@ async def open_wire(
         yield Wire(uri=uri, relay=None)
         return
     async with Relay(
-        Endpoint.unix(stage.runtime / f"relay{number}") if unix else Endpoint.tcp(),
+        Endpoint.unix(stage.runtime / f"relay{number}") if settings.transport is Transport.UNIX else Endpoint.tcp(),
         Endpoint.parse(uri),
         faults=await _aimed(stage, guest),
         record=stream_path(stage.folder, number) if stage.faults.wire or settings.record else None,

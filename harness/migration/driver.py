@@ -226,6 +226,8 @@ async def _give_up(watch: Watch) -> None:
 
 
 def _too_slow(watch: Watch) -> str:
+    if not watch.samples:
+        return f"{watch.vm.role} told nothing about its migration"
     last = watch.samples[-1]
     return (
         f"no convergence in {last.t_s:.1f} s: {last.remaining_bytes >> 20} MiB remaining, "
@@ -238,7 +240,7 @@ async def _moved(
 ) -> Moved:
     nobody = SideEnd(role="(none)", status="none", run_state="none")
     if sink:
-        source, destination = await asyncio.gather(side_of(watch), side_of(sink, may_exit=True))
+        source, destination = await asyncio.gather(side_of(watch), side_of(sink, is_destination=True))
     else:
         source, destination = await side_of(watch), nobody
     return Moved(
@@ -256,15 +258,19 @@ async def _moved(
     )
 
 
-async def side_of(watch: Watch, *, may_exit: bool = False) -> SideEnd:
-    """How the side that *watch* follows ended; with *may_exit* a failed one gets the time to say why on stderr."""
+async def side_of(watch: Watch, *, is_destination: bool = False) -> SideEnd:
+    """How the side that *watch* follows ended; a destination that failed gets the time to say why on stderr."""
     vm = watch.vm
-    if may_exit and watch.status == "failed":
+    if is_destination and watch.status == "failed":
         with contextlib.suppress(HarnessError):
             await vm.wait_exit(Deadline.after(_LAST_WORDS_S))
     deadline = Deadline.after(COMMAND_S if watch.is_over else _LAST_LOOK_S)
     try:
-        _, state = await asyncio.gather(watch.refresh(deadline), vm.qmp.execute("query-status", deadline=deadline))
+        asking = vm.qmp.execute("query-status", deadline=deadline)
+        if is_destination and watch.status == "completed":
+            state = await asking  # a source has its last counters a moment after its last status
+        else:
+            _, state = await asyncio.gather(watch.refresh(deadline), asking)
     except DeadlineError:
         return SideEnd(role=vm.role, status=watch.status, run_state="silent", error="QEMU does not answer QMP any more")
     except LostError:

@@ -12,6 +12,7 @@ anything; so from the second pass on the bandwidth follows what there is to send
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -121,8 +122,12 @@ def _has_read(watch: Watch, *, times: int) -> bool:
 
 async def set_parameters(vm: Vm, parameters: Mapping[str, int], deadline: Deadline) -> None:
     """Set migration *parameters* of *vm* and read them back. Raises HarnessError when a value did not stick."""
-    await run(vm, "migrate-set-parameters", parameters, deadline)
-    reply = await run(vm, "query-migrate-parameters", {}, deadline)
+    # QEMU answers in turn, so neither reply has to be waited for before the other is asked for.
+    setting, asking = (
+        run(vm, "migrate-set-parameters", parameters, deadline),
+        run(vm, "query-migrate-parameters", {}, deadline),
+    )
+    _, reply = await asyncio.gather(setting, asking)
     for name, value in parameters.items():
         if reply.get(name) != value:
             raise HarnessError(f"{vm.role}: {name} was set to {value}, QEMU says {reply.get(name)}")

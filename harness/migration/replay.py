@@ -85,7 +85,7 @@ async def load_file(
                 listening.cancel()
             end = MigrationEnd(
                 source=SideEnd(role=stream.name, status="completed", run_state="postmigrate"),
-                destination=await side_of(sink, may_exit=True),
+                destination=await side_of(sink, is_destination=True),
                 return_path=feed.shut_code is not None,
                 shut_code=feed.shut_code,
                 stalled_s=stalled_s,

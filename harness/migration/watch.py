@@ -61,7 +61,7 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._poll(), name=f"watch {self.vm.role}")
+        self._task = asyncio.create_task(self._poll(self.vm.qmp.cursor), name=f"watch {self.vm.role}")
         return self
 
     async def __aexit__(
@@ -129,9 +129,11 @@ class Watch:
         """Ask now, so that ``last`` carries what QEMU says at the end. DeadlineError when it says nothing."""
         await self._ask(deadline)
 
-    async def _poll(self) -> None:
+    async def _poll(self, seen: int) -> None:
         try:
             while True:
+                with contextlib.suppress(DeadlineError):
+                    await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(self._poll_s))
                 seen = self.vm.qmp.cursor
                 try:
                     await self._ask(Deadline.after(_QUERY_S))
@@ -139,9 +141,6 @@ class Watch:
                     self._see_progress(self._moved[0])
                     if self.stalled_s >= _SILENT_S:
                         raise
-                    continue
-                with contextlib.suppress(DeadlineError):
-                    await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(self._poll_s))
         except HarnessError as lost:
             async with self._changed:
                 self._lost = lost
