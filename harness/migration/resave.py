@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.migration.capabilities import set_capabilities
+from harness.migration.hold import set_parameters
 from harness.migration.watch import TERMINAL
 from harness.model.deadline import Deadline
 from harness.model.errors import HarnessError
@@ -66,10 +67,11 @@ def _is_end(data: Mapping[str, Any]) -> bool:
 
 
 async def _prepare(vm: Vm, deadline: Deadline) -> None:
-    limits = {"max-bandwidth": 0, "downtime-limit": 2_000_000}
+    soon = deadline.within(_COMMAND_S)
+    # A stopped VM has nothing left to send after its first pass, whatever the downtime may be.
     await asyncio.gather(
-        set_capabilities(vm, {"events": True, "x-ignore-shared": True}, deadline.within(_COMMAND_S)),
-        vm.qmp.execute("migrate-set-parameters", limits, deadline=deadline.within(_COMMAND_S)),
+        set_capabilities(vm, {"events": True, "x-ignore-shared": True}, soon),
+        set_parameters(vm, {"max-bandwidth": 0}, soon),
     )
 
 

@@ -80,6 +80,8 @@ class Vm:
         self.started_s = time.monotonic()
         self.capabilities_on: set[str] = set()
         """Migration capabilities that may be on: QEMU starts with none, and only the harness switches them."""
+        self.limits: dict[str, int] = {}
+        """Migration parameters that QEMU has said it has; only the harness sets them."""
         self._process = process
         self._files = files
         self._channel: Channel | None = None

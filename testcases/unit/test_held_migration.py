@@ -13,10 +13,11 @@ import pytest
 
 from harness.migration import driver
 from harness.migration.driver import Midway, migrate
+from harness.migration.hold import set_parameters
 from harness.migration.settings import CancelAt, MigrationSettings
 from harness.migration.watch import Watch
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError
+from harness.model.errors import DeadlineError, HarnessError
 from harness.vm.vm import Vm
 
 LOOKS_PER_PASS = 3
@@ -45,11 +46,11 @@ class WordsOfQemu:
                 if self.looks <= self.silent_for:
                     raise DeadlineError("no reply to query-migrate before the deadline")
                 passes = self.looks // LOOKS_PER_PASS
-                ram = {"dirty-sync-count": passes, "remaining": self.remaining_bytes}
+                ram = {"dirty-sync-count": passes, "remaining": self.remaining_bytes // max(passes, 1)}
                 return {"status": "completed" if self.let_go_at else self.status, "ram": ram}
             case "migrate-set-parameters":
                 self.parameters |= arguments
-                self.bandwidths.append(arguments["max-bandwidth"])
+                self.bandwidths.append(self.parameters["max-bandwidth"])
                 if arguments.get("downtime-limit", 0) > 1:
                     self.let_go_at = self.looks
             case "query-migrate-parameters":
@@ -66,7 +67,7 @@ class WordsOfQemu:
 def let_go_at(is_witnessed: Any) -> int:
     """After how many looks at the source the migration is let go."""
     source, sink = WordsOfQemu(), WordsOfQemu(status="completed")
-    both = [cast(Vm, SimpleNamespace(qmp=qmp, role=role)) for role, qmp in (("src", source), ("dst", sink))]
+    both = [cast(Vm, SimpleNamespace(qmp=qmp, role=role, limits={})) for role, qmp in (("src", source), ("dst", sink))]
     settings = MigrationSettings(hold_passes=2, hold_bandwidth_mib_s=8)
     moved = asyncio.run(
         migrate(*both, "unix:nowhere", settings, deadline=Deadline.after(30), is_witnessed=is_witnessed)
@@ -92,7 +93,7 @@ def test_who_is_never_seen_does_not_hold_it_for_ever(monkeypatch: pytest.MonkeyP
 
 async def is_over(qmp: WordsOfQemu, passed_on: Callable[[], int]) -> bool:
     """Whether a source counts as over that has moved nothing for ages when the watch begins."""
-    source = Watch(cast(Vm, SimpleNamespace(qmp=qmp, role="src")), passed_on=passed_on)
+    source = Watch(cast(Vm, SimpleNamespace(qmp=qmp, role="src", limits={})), passed_on=passed_on)
     source.last_progress_s = -math.inf
     async with source:
         await source.until(lambda w: w.status == "active", deadline=Deadline.after(30), what="word")
@@ -110,7 +111,7 @@ def test_one_that_is_silent_while_its_bytes_are_passed_on_is_asked_again() -> No
 
 def test_who_passes_bytes_on_shows_that_a_migration_moves() -> None:
     async def stalled_s(passed_on: Callable[[], int]) -> float:
-        source = Watch(cast(Vm, SimpleNamespace(qmp=WordsOfQemu(), role="src")), passed_on=passed_on)
+        source = Watch(cast(Vm, SimpleNamespace(qmp=WordsOfQemu(), role="src", limits={})), passed_on=passed_on)
         source.last_progress_s = -math.inf
         async with source:
             await source.until(lambda w: w.status == "active", deadline=Deadline.after(30), what="word")
@@ -122,18 +123,18 @@ def test_who_passes_bytes_on_shows_that_a_migration_moves() -> None:
 
 def test_a_pass_that_has_little_to_send_is_made_to_last() -> None:
     qmp = WordsOfQemu(remaining_bytes=30 << 20)
-    source = cast(Vm, SimpleNamespace(qmp=qmp, role="src"))
+    source = cast(Vm, SimpleNamespace(qmp=qmp, role="src", limits={}))
     sink = cast(Vm, SimpleNamespace(qmp=WordsOfQemu(status="completed"), role="dst"))
     settings = MigrationSettings(hold_passes=4, hold_bandwidth_mib_s=400)
     asyncio.run(migrate(source, sink, "unix:nowhere", settings, deadline=Deadline.after(30)))
     # Once behind the second reading of the bitmap, once behind the third; the fourth lets it go.
-    assert qmp.bandwidths == [(30 << 20) * 10 // 3] * 2 + [0]
+    assert qmp.bandwidths == [(15 << 20) * 10 // 3, (10 << 20) * 10 // 3, 0]
 
 
 @pytest.mark.parametrize("phase", [CancelAt.FIRST_PASS, CancelAt.LATER_PASS])
 def test_who_is_called_in_a_later_pass_has_time(phase: CancelAt) -> None:
     qmp = WordsOfQemu(remaining_bytes=30 << 20)
-    source = cast(Vm, SimpleNamespace(qmp=qmp, role="src"))
+    source = cast(Vm, SimpleNamespace(qmp=qmp, role="src", limits={}))
     sink = cast(Vm, SimpleNamespace(qmp=WordsOfQemu(status="completed"), role="dst"))
     seen: list[list[int]] = []
 
@@ -147,3 +148,27 @@ def test_who_is_called_in_a_later_pass_has_time(phase: CancelAt) -> None:
     # A fifth of a second for what is left of the first pass, and in the second it crawls.
     assert seen == [[150 << 20, 1 << 20] if is_late else []]
     assert qmp.bandwidths[len(seen[0]) :] == [400 << 20, 0]
+
+
+def test_what_qemu_is_known_to_have_is_not_set_again() -> None:
+    qmp = WordsOfQemu()
+    vm = cast(Vm, SimpleNamespace(qmp=qmp, role="src", limits={}))
+
+    async def twice() -> None:
+        for bandwidth in (5, 5, 6):
+            await set_parameters(vm, {"max-bandwidth": bandwidth}, Deadline.after(5))
+
+    asyncio.run(twice())
+    assert qmp.bandwidths == [5, 6]
+
+
+def test_a_value_that_does_not_stick_is_told_and_not_remembered() -> None:
+    class Stubborn(WordsOfQemu):
+        async def execute(self, command: str, arguments: Any = None, *, deadline: Deadline) -> Any:
+            await super().execute(command, arguments, deadline=deadline)
+            return {"max-bandwidth": 7}
+
+    vm = cast(Vm, SimpleNamespace(qmp=Stubborn(), role="src", limits={"max-bandwidth": 7}))
+    with pytest.raises(HarnessError, match="max-bandwidth was set to 5, QEMU says 7"):
+        asyncio.run(set_parameters(vm, {"max-bandwidth": 5}, Deadline.after(5)))
+    assert vm.limits == {}
