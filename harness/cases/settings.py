@@ -5,7 +5,8 @@ Each case has its own class, so a name that a case does not use is refused inste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -20,6 +21,9 @@ from harness.model.machine import MachineSpec
 _PASSES_PER_S = 5
 _SLOW_MIB_S = 16
 """A bandwidth at which the first pass of any guest lasts long enough to be cancelled in."""
+
+_UNKNOWN = "extra_forbidden"
+"""What pydantic calls a name that the model does not have."""
 
 Mib = Annotated[int, Field(ge=64, le=1 << 20)]
 
@@ -193,8 +197,8 @@ def validate(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_fault(item) for item in error.errors())
-        raise UsageError(f"bad settings: {faults}", hint=f"known names: {', '.join(kind.model_fields)}") from None
+        faults = "; ".join(_faults(error))
+        raise UsageError(f"bad settings: {faults}", hint=_hint(kind, error)) from None
 
 
 def _assign(values: dict[str, Any], path: list[str], text: str) -> None:
@@ -210,7 +214,30 @@ def _assign(values: dict[str, Any], path: list[str], text: str) -> None:
         values[leaf] = text
 
 
-def _fault(item: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "settings"
-    what = "unknown name" if item["type"] == "extra_forbidden" else str(item["msg"]).removeprefix("Value error, ")
-    return f"{where}: {what}"
+def _faults(error: ValidationError) -> list[str]:
+    """One per setting: one that has several forms fails each of them."""
+    faults: dict[str, list[str]] = {}
+    for item in error.errors():
+        what = "unknown name" if item["type"] == _UNKNOWN else str(item["msg"]).removeprefix("Value error, ")
+        faults.setdefault(".".join(_place(item["loc"])) or "settings", []).append(what)
+    return [
+        f"{where}: {first}" + "".join(f", or {what.removeprefix('Input should be ')}" for what in rest)
+        for where, (first, *rest) in faults.items()
+    ]
+
+
+def _hint(kind: type[BaseModel], error: ValidationError) -> str:
+    unknown = [_place(item["loc"]) for item in error.errors() if item["type"] == _UNKNOWN]
+    if not unknown:
+        return "cvmig plan CASE shows every setting with its value"
+    *parents, name = unknown[0]
+    for parent in parents:
+        inner = kind.model_fields[parent].annotation
+        kind = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else kind
+    near = difflib.get_close_matches(name, kind.model_fields, n=1)
+    return f"did you mean {'.'.join([*parents, near[0]])}?" if near else f"known names: {', '.join(kind.model_fields)}"
+
+
+def _place(loc: Sequence[int | str]) -> list[str]:
+    """Without pydantic's own words for the forms of a setting: ``literal['auto']``, ``constrained-int``."""
+    return [str(part) for part in loc if str(part).isidentifier() or isinstance(part, int)]
