@@ -59,6 +59,12 @@ def test_all_at_once_and_with_interrupts_pending(migrate_case: Migrate, case: st
     migrate_case(f"reboot/{case}", times=3, **words)
 
 
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_all_at_once_by_devices_on_pci(migrate_case: Migrate, arch: str) -> None:
+    # Their BARs are placed for the reboot: by vCPUs that did it together they came to lie anywhere.
+    migrate_case("reboot/storm", arch=arch, ways=["watchdog", "panic"], times=12)
+
+
 @pytest.mark.parametrize("case", MOVING)
 @pytest.mark.parametrize("words", [{}, {"backend": "soft-csv"}, {"backend": "soft-csv2"}, {"arch": "aarch64"}], ids=str)
 def test_around_a_migration(migrate_case: Migrate, case: str, words: dict[str, Any]) -> None:

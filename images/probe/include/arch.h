@@ -40,7 +40,8 @@ void arch_halt_others(void);
 _Noreturn void arch_halt(void);                     /* this vCPU, for ever */
 void arch_power_off(void);                          /* returns when the machine has no such thing */
 void arch_reset(void);
-bool arch_can_reboot(uint32_t way);                 /* enum way of probe.h, but for REBOOT_HOST and kernels that start another */
+/* enum way of probe.h, but for REBOOT_HOST and kernels that start another. False where the machine has no such way. */
+bool arch_prepare_reboot(uint32_t way);
 void arch_reboot(uint32_t way);                     /* returns when nothing happens */
 void arch_map_ram(void);                            /* all of it can be read; before arch_init_boot_cpu() */
 struct interrupts;

@@ -21,7 +21,7 @@ static void go(struct cpu *cpu)
 /* False when this machine has no such way. With *pend* the boot processor's interrupts are off from here on. */
 bool reboot_prepare(uint32_t way, uint32_t mask, bool pend, struct interrupts *pending)
 {
-	if (way >= REBOOT_WAYS || (way != REBOOT_HOST && !arch_can_reboot(way)))
+	if (way >= REBOOT_WAYS || (way != REBOOT_HOST && !arch_prepare_reboot(way)))
 		return false;
 	order.way = way;
 	order.mask = mask;

@@ -11,28 +11,9 @@ enum {
 	ESB_COUNTS_MHZ = 1 << 2, ESB_NO_INTERRUPT = 3, ESB_ENABLE = 1 << 1, ESB_UNLOCK_1 = 0x80, ESB_UNLOCK_2 = 0x86, ESB_COUNTS = 500,
 };
 
-static bool has_device(uint16_t vendor, uint16_t device)
-{
-	uint32_t slot;
-
-	return pci_find(vendor, device, &slot);
-}
-
-bool arch_can_reboot(uint32_t way)
-{
-	switch (way) {
-	case REBOOT_ACPI:
-		return tables.reset_port;
-	case REBOOT_WATCHDOG:
-		return has_device(INTEL, ESB);
-	case REBOOT_PANIC:
-		return has_device(REDHAT, PVPANIC_PCI);
-	case REBOOT_PSCI:
-		return false;
-	default:
-		return way < REBOOT_WAYS;
-	}
-}
+/* Found and placed by the one vCPU that prepares: those that reboot together would mix up address and data ports of PCI. */
+static uint32_t watchdog_slot;
+static uint64_t watchdog, pvpanic;
 
 /* Of BAR 0. Not all firmware places it: qboot does not. */
 static uint64_t bar_of(uint32_t slot)
@@ -47,34 +28,60 @@ static uint64_t bar_of(uint32_t slot)
 	return gpa;
 }
 
-static void write_unlocked(uint64_t bar, uint32_t offset, uint32_t value)
+static bool prepare_watchdog(void)
 {
-	*(volatile uint16_t *)(bar + ESB_RELOAD) = ESB_UNLOCK_1;
-	*(volatile uint16_t *)(bar + ESB_RELOAD) = ESB_UNLOCK_2;
-	*(volatile uint32_t *)(bar + offset) = value;
+	if (!pci_find(INTEL, ESB, &watchdog_slot))
+		return false;
+	watchdog = bar_of(watchdog_slot);
+	pci_write16(watchdog_slot, ESB_CONFIG, ESB_COUNTS_MHZ | ESB_NO_INTERRUPT);
+	return true;
+}
+
+static bool prepare_panic(void)
+{
+	uint32_t slot;
+
+	if (!pci_find(REDHAT, PVPANIC_PCI, &slot))
+		return false;
+	pvpanic = bar_of(slot);
+	return true;
+}
+
+bool arch_prepare_reboot(uint32_t way)
+{
+	switch (way) {
+	case REBOOT_ACPI:
+		return tables.reset_port;
+	case REBOOT_WATCHDOG:
+		return prepare_watchdog();
+	case REBOOT_PANIC:
+		return prepare_panic();
+	case REBOOT_PSCI:
+		return false;
+	default:
+		return way < REBOOT_WAYS;
+	}
+}
+
+static void write_unlocked(uint32_t offset, uint32_t value)
+{
+	*(volatile uint16_t *)(watchdog + ESB_RELOAD) = ESB_UNLOCK_1;
+	*(volatile uint16_t *)(watchdog + ESB_RELOAD) = ESB_UNLOCK_2;
+	*(volatile uint32_t *)(watchdog + offset) = value;
 }
 
 /* Nobody feeds it: after both of its stages, a millisecond, it resets the machine. */
 static void starve_watchdog(void)
 {
-	uint32_t slot;
-	uint64_t bar;
-
-	if (!pci_find(INTEL, ESB, &slot))
-		return;
-	bar = bar_of(slot);
-	pci_write16(slot, ESB_CONFIG, ESB_COUNTS_MHZ | ESB_NO_INTERRUPT);
-	write_unlocked(bar, ESB_TIMER1, ESB_COUNTS);
-	write_unlocked(bar, ESB_TIMER2, ESB_COUNTS);
-	pci_write8(slot, ESB_LOCK, ESB_ENABLE);
+	write_unlocked(ESB_TIMER1, ESB_COUNTS);
+	write_unlocked(ESB_TIMER2, ESB_COUNTS);
+	/* All who are here write the same address before it, so it is no matter whose they use. */
+	pci_write8(watchdog_slot, ESB_LOCK, ESB_ENABLE);
 }
 
 static void tell_panic(void)
 {
-	uint32_t slot;
-
-	if (pci_find(REDHAT, PVPANIC_PCI, &slot))
-		*(volatile uint8_t *)bar_of(slot) = PANICKED;
+	*(volatile uint8_t *)pvpanic = PANICKED;
 }
 
 static void reset_by_acpi(void)
