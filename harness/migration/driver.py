@@ -12,7 +12,7 @@ from typing import Any
 from harness.migration.capabilities import require_driven, set_capabilities
 from harness.migration.hold import COMMAND_S, hold, let_go, limits_of, reach, run, set_parameters
 from harness.migration.settings import CancelAt, MigrationSettings
-from harness.migration.watch import Watch
+from harness.migration.watch import PULSE_S, Watch
 from harness.model.deadline import Deadline
 from harness.model.errors import (
     BlockedError,
@@ -130,7 +130,7 @@ async def migrate(
     """
     async with (
         Watch(source, on_sample=on_sample, passed_on=passed_on) as watch,
-        Watch(destination, end_only=True) as sink,
+        Watch(destination, poll_s=PULSE_S) as sink,
     ):
         await _start(source, uri, deadline)
         stalled_s, too_slow = 0.0, ""

@@ -21,7 +21,7 @@ from harness.vm.vm import Vm
 
 POLL_S = 0.01
 PULSE_S = 1.0
-"""Enough where an event tells the end, and asking only shows that QEMU still answers."""
+"""Enough where every status is told by an event, and asking only shows that QEMU still answers."""
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 """MigrationStatus values after which nothing more happens; unknown states are taken as transient."""
 
@@ -33,9 +33,7 @@ _SILENT_S = 30.0
 
 
 class Watch:
-    """Asks *vm* ``query-migrate`` at every event and each POLL_S seconds, while the ``async with`` block runs.
-
-    With *end_only*, for a destination, whose end an event always tells: at that event, and each PULSE_S seconds.
+    """Asks *vm* ``query-migrate`` at every event, and each *poll_s* seconds, while the ``async with`` block runs.
 
     *passed_on* tells how many bytes who stands between the two sides has passed on: what a source has written to its
     socket it counts as sent, and it may take long from there.
@@ -45,7 +43,7 @@ class Watch:
         self,
         vm: Vm,
         *,
-        end_only: bool = False,
+        poll_s: float = POLL_S,
         on_sample: Callable[[Sample], None] | None = None,
         passed_on: Callable[[], int] | None = None,
     ) -> None:
@@ -56,7 +54,7 @@ class Watch:
         self.last_progress_s = self.started_s
         self._on_sample = on_sample
         self._passed_on = passed_on or (lambda: 0)
-        self._end_only = end_only
+        self._poll_s = poll_s
         self._moved = (0, 0)
         self._changed = asyncio.Condition()
         self._lost: HarnessError | None = None
@@ -134,9 +132,8 @@ class Watch:
     async def _poll(self, seen: int) -> None:
         try:
             while True:
-                wait = Deadline.after(PULSE_S if self._end_only else POLL_S)
                 with contextlib.suppress(DeadlineError):
-                    await self.vm.qmp.wait_event("MIGRATION", where=self._is_worth_a_look, since=seen, deadline=wait)
+                    await self.vm.qmp.wait_event("MIGRATION", since=seen, deadline=Deadline.after(self._poll_s))
                 seen = self.vm.qmp.cursor
                 try:
                     await self._ask(Deadline.after(_QUERY_S))
@@ -148,9 +145,6 @@ class Watch:
             async with self._changed:
                 self._lost = lost
                 self._changed.notify_all()
-
-    def _is_worth_a_look(self, event: Mapping[str, Any]) -> bool:
-        return not self._end_only or event.get("status") in TERMINAL
 
     def _see_progress(self, transferred_bytes: int) -> None:
         moved = (transferred_bytes, self._passed_on())
