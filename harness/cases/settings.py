@@ -6,11 +6,20 @@ Each case has its own class, so a name that a case does not use is refused inste
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from harness.cases.protection_settings import ProtectionSettings
 from harness.migration.settings import CancelAt, MigrationSettings, Transport
@@ -28,13 +37,27 @@ _UNKNOWN = "extra_forbidden"
 Mib = Annotated[int, Field(ge=64, le=1 << 20)]
 
 
+def _either(value: Any, form: ValidatorFunctionWrapHandler) -> Any:
+    """One word for a value that is of neither form, instead of one for each."""
+    try:
+        return form(value)
+    except ValidationError:
+        raise ValueError("should be auto, or 0 to 1024 in steps of 8") from None
+
+
+TrimKib = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=0, le=1024, multiple_of=8)],
+    WrapValidator(_either),
+]
+
+
 class Settings(BaseModel):
     """What every case has. Units are in the names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False)
 
     memory_mib: Mib = 128
-    trim_kib: Literal["auto"] | Annotated[int, Field(ge=0, le=1024, multiple_of=8)] = "auto"
+    trim_kib: TrimKib = "auto"
     """Taken off the end of memory; ``auto`` takes 64 KiB where QEMU loses dirty pages of memory that has a round size
     (TCG before 9.0), and 0 shows how it does."""
     below_4g_mib: int = Field(default=0, ge=0, le=3072)
@@ -197,7 +220,7 @@ def validate(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_faults(error))
+        faults = "; ".join(_fault(item) for item in error.errors())
         raise UsageError(f"bad settings: {faults}", hint=_hint(kind, error)) from None
 
 
@@ -214,30 +237,20 @@ def _assign(values: dict[str, Any], path: list[str], text: str) -> None:
         values[leaf] = text
 
 
-def _faults(error: ValidationError) -> list[str]:
-    """One per setting: one that has several forms fails each of them."""
-    faults: dict[str, list[str]] = {}
-    for item in error.errors():
-        what = "unknown name" if item["type"] == _UNKNOWN else str(item["msg"]).removeprefix("Value error, ")
-        faults.setdefault(".".join(_place(item["loc"])) or "settings", []).append(what)
-    return [
-        f"{where}: {first}" + "".join(f", or {what.removeprefix('Input should be ')}" for what in rest)
-        for where, (first, *rest) in faults.items()
-    ]
+def _fault(item: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "settings"
+    what = "unknown name" if item["type"] == _UNKNOWN else str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}"
 
 
 def _hint(kind: type[BaseModel], error: ValidationError) -> str:
-    unknown = [_place(item["loc"]) for item in error.errors() if item["type"] == _UNKNOWN]
+    unknown = [item["loc"] for item in error.errors() if item["type"] == _UNKNOWN]
     if not unknown:
         return "cvmig plan CASE shows every setting with its value"
-    *parents, name = unknown[0]
+    *parents, name = map(str, unknown[0])
     for parent in parents:
-        inner = kind.model_fields[parent].annotation
-        kind = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else kind
+        field = kind.model_fields.get(parent)
+        if field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            kind = field.annotation
     near = difflib.get_close_matches(name, kind.model_fields, n=1)
     return f"did you mean {'.'.join([*parents, near[0]])}?" if near else f"known names: {', '.join(kind.model_fields)}"
-
-
-def _place(loc: Sequence[int | str]) -> list[str]:
-    """Without pydantic's own words for the forms of a setting: ``literal['auto']``, ``constrained-int``."""
-    return [str(part) for part in loc if str(part).isidentifier() or isinstance(part, int)]

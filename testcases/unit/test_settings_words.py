@@ -13,10 +13,12 @@ from harness.model.errors import UsageError
     [
         ("memory_mb=64", "memory_mb: unknown name", "did you mean memory_mib?"),
         ("protection.cache=true", "protection.cache: unknown name", "did you mean protection.caches?"),
+        ("memory-mib=64", "memory-mib: unknown name", "did you mean memory_mib?"),
+        ("capabilities.return-path=perhaps", "capabilities.return-path: Input should be a valid boolean", "cvmig plan"),
         ("zzz=1", "zzz: unknown name", "known names: memory_mib, "),
         ("protection.zzz=1", "protection.zzz: unknown name", "known names: policy, "),
-        ("trim_kib=soon", "trim_kib: Input should be 'auto', or a valid integer", "cvmig plan CASE"),
-        ("trim_kib=3", "trim_kib: Input should be 'auto', or a multiple of 8", "cvmig plan CASE"),
+        ("trim_kib=soon", "trim_kib: should be auto, or 0 to 1024 in steps of 8", "cvmig plan CASE"),
+        ("trim_kib=3", "trim_kib: should be auto, or 0 to 1024 in steps of 8", "cvmig plan CASE"),
         ("capabilities.xbzrle=perhaps", "capabilities.xbzrle: Input should be a valid boolean", "cvmig plan CASE"),
     ],
 )

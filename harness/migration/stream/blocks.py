@@ -40,6 +40,8 @@ class BlockContents:
             case RamBlockList():
                 kept = (block for block in element.blocks if block.name not in self._without)
                 self._wanted = {block.name: block for block in kept if block.used_bytes <= self._max_bytes}
+                # A second list has sizes of its own: what came under the first has no place in it.
+                self._rows.clear()
             case RamPages() if element.block in self._wanted:
                 self._take(element)
 
