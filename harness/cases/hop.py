@@ -11,8 +11,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Protocol, Self
+from typing import Self
 
+from harness.cases.bystander import Bystander
 from harness.cases.faults import HostFault
 from harness.cases.judge_protection import (
     Crossing,
@@ -27,12 +28,12 @@ from harness.cases.judge_protection import (
 from harness.cases.load import stop_work
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import CaseOverError, ClockAnchor, Guest, Stage, machine_of, read_clock
-from harness.cases.wire import Wire, await_stream, close_account, open_wire
-from harness.cases.witness import SeenState, beats_of, judge_clocks, judge_state, let_run
+from harness.cases.wire import Wire, close_account, open_wire
+from harness.cases.witness import beats_of, judge_clocks, judge_state, let_run
 from harness.checks.ends import check_ends
 from harness.checks.precondition import check_redirtied
-from harness.migration.driver import Midway, Moved, migrate, prepare, traffic_of
-from harness.migration.settings import CancelAt, MigrationSettings
+from harness.migration.driver import Midway, Moved, listen, migrate, prepare, traffic_of
+from harness.migration.settings import CancelAt, MigrationSettings, Transport
 from harness.migration.story import SideEvent, timeline_of
 from harness.model.deadline import Deadline
 from harness.model.errors import ProtocolError, TooSlowError, UnsupportedError
@@ -41,32 +42,14 @@ from harness.model.timeline import Sample
 from harness.report.events import SAMPLE
 from harness.vm.vm import Vm
 
+_NOBODY = Bystander()
+
 _RESERVE_S = 5.0
 """Kept of the case's deadline, so that a migration that hangs can still be cancelled and told."""
 
 
-class Bystander(Protocol):
-    """Who has something to do, or to see, at certain moments of a move; the VM waits for it."""
-
-    async def source_leaves(self) -> None:
-        """The migration is about to begin; nothing is asked of the guest any more until it is at the destination."""
-        ...
-
-    async def source_stopped(self) -> None:
-        """The source has stopped, and its devices are not saved yet."""
-        ...
-
-    async def destination_loaded(self, seen: SeenState | None) -> None:
-        """The destination has loaded, and has not run."""
-        ...
-
-    async def destination_runs(self) -> None:
-        """The destination has just been told to run."""
-        ...
-
-
 async def start_destination(stage: Stage, settings: MigrationCaseSettings, number: int) -> Vm:
-    """Start the VM that hop *number* (from 0) goes to, and prepare it: the two binaries take turns."""
+    """Start the VM that hop *number* (from 0) goes to, and make it listen: the two binaries take turns."""
     features = stage.binaries.source if number % 2 else stage.binaries.destination
     role = "dst" if number == 0 else f"dst{number + 1}"
     machine = machine_of(stage.request, stage.binaries)
@@ -75,6 +58,8 @@ async def start_destination(stage: Stage, settings: MigrationCaseSettings, numbe
         spec = replace(spec, machine=_another_machine(spec.machine, features.machines))
     vm = await stage.start(role, incoming=True, features=features, spec=spec)
     await prepare(vm, settings.migration(), deadline=stage.deadline)
+    uri = f"unix:{stage.runtime / f'in{number}'}" if settings.transport is Transport.UNIX else "tcp:127.0.0.1:0"
+    await listen(vm, uri, deadline=stage.deadline)
     return vm
 
 
@@ -96,7 +81,7 @@ async def move(
     destination: Vm | None = None,
     is_last: bool = True,
     interlude: Interlude | None = None,
-    bystander: Bystander | None = None,
+    bystander: Bystander = _NOBODY,
 ) -> Guest:
     """Move *guest* live and judge the move; returns the guest in its new VM, running.
 
@@ -108,15 +93,12 @@ async def move(
     destination = destination or await start_destination(stage, settings, number)
     plan = _plan(settings, bystander)
     crossing = begin_crossing(stage, guest, destination, title=f"hop {number + 1}")
-    _, uri = await asyncio.gather(
-        prepare(guest.vm, plan, deadline=stage.deadline), await_stream(stage, destination, settings, number)
-    )
-    async with open_wire(stage, guest, destination, settings, number, uri=uri) as wire:
+    await prepare(guest.vm, plan, deadline=stage.deadline)
+    async with open_wire(stage, guest, destination, settings, number) as wire:
         stage.step("migrate")
         # Last of all: what the guest writes from here on counts as written during its move.
         leaving = await _Leaving.look(stage, guest, crossing)
-        if bystander:
-            await bystander.source_leaves()
+        await bystander.source_leaves()
         moved = await migrate(
             guest.vm,
             destination,
@@ -136,8 +118,7 @@ async def move(
             await asyncio.to_thread(settle, leaving.crossing)
             judge_crossing(stage, leaving.guest, leaving.crossing)
         seen = await judge_state(stage, leaving.guest, destination, wire, number=number, is_last=is_last)
-    if bystander:
-        await bystander.destination_loaded(seen)
+    await bystander.destination_loaded(seen)
     arrived = await _arrive(stage, leaving, destination, wire, bystander, stops_work=is_last)
     clock = await judge_clocks(stage, leaving.guest, leaving.before, at_stop, leaving.clock.asked_s)
     return replace(arrived, anchor=clock)
@@ -181,12 +162,12 @@ class _Leaving:
 
 
 def _midways(
-    stage: Stage, leaving: _Leaving, destination: Vm, interlude: Interlude | None, bystander: Bystander | None
+    stage: Stage, leaving: _Leaving, destination: Vm, interlude: Interlude | None, bystander: Bystander
 ) -> list[Midway]:
     midways = _sabotage(stage, leaving.guest.vm, destination)
     if interlude:
         midways.append(Midway(interlude.at, partial(leaving.play, stage, interlude)))
-    if bystander:
+    if bystander.stops_source:
         midways.append(Midway(CancelAt.PRE_SWITCHOVER, bystander.source_stopped))
     return midways
 
@@ -204,14 +185,14 @@ async def _judge_wire(stage: Stage, leaving: _Leaving, wire: Wire, moved: Moved,
 
 
 async def _arrive(
-    stage: Stage, leaving: _Leaving, destination: Vm, wire: Wire, bystander: Bystander | None, *, stops_work: bool
+    stage: Stage, leaving: _Leaving, destination: Vm, wire: Wire, bystander: Bystander, *, stops_work: bool
 ) -> Guest:
     """Let the destination run, and see the guest there."""
     leaving.guest.probe.attach(*destination.channel)
     arrived = replace(leaving.guest, vm=destination)
     stopping = asyncio.create_task(stop_work(stage, arrived)) if stops_work else None
     try:
-        await let_run(stage, leaving.guest, destination, on_run=bystander.destination_runs if bystander else None)
+        await let_run(stage, leaving.guest, destination, on_run=bystander.destination_runs)
         if leaving.crossing and wire.sealed:
             await judge_arrival(stage, arrived, leaving.crossing, wire.sealed)
         if stopping:
@@ -222,10 +203,10 @@ async def _arrive(
     return arrived
 
 
-def _plan(settings: MigrationCaseSettings, bystander: Bystander | None) -> MigrationSettings:
-    """How to migrate; with a *bystander* the source waits for it when it has stopped."""
+def _plan(settings: MigrationCaseSettings, bystander: Bystander) -> MigrationSettings:
+    """How to migrate, so that *bystander* has its moments."""
     plan = settings.migration()
-    if bystander is None:
+    if not bystander.stops_source:
         return plan
     return replace(plan, capabilities={**plan.capabilities, "pause-before-switchover": True})
 

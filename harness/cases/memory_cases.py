@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
+from functools import partial
 
 from harness.cases.attempt import cancelled_attempt
+from harness.cases.bystander import OnArrival
 from harness.cases.case import case
 from harness.cases.hop import move, start_destination
 from harness.cases.load import fill_and_load, verify
 from harness.cases.settings import CancelSettings, MigrationCaseSettings, PingPongSettings
 from harness.cases.stage import Stage
 from harness.model.guest import Workload
+from harness.vm.vm import Vm
 
 
 @case(
@@ -75,20 +80,27 @@ async def precopy_cancel_retry(stage: Stage, settings: CancelSettings) -> None:
     settings=PingPongSettings,
 )
 async def ping_pong(stage: Stage, settings: PingPongSettings) -> None:
-    """Hop N times; the next destination starts while the guest is still on its way to this one."""
+    """Hop N times; a destination starts when the guest arrives two hops before it."""
+    coming: deque[asyncio.Task[Vm]] = deque()
+
+    def start(number: int) -> None:
+        if number < settings.hops:
+            coming.append(stage.ahead(start_destination(stage, settings, number)))
+
     guest, destination = await stage.boot_pair(start_destination(stage, settings, 0))
     if settings.fill:
         await fill_and_load(stage, guest, settings)
     started_s = time.monotonic()
+    start(1)
     for number in range(settings.hops):
-        is_last = number == settings.hops - 1
-        following = None if is_last else stage.ahead(start_destination(stage, settings, number + 1))
-        left = guest.vm
-        guest = await move(stage, guest, settings, number=number, destination=destination, is_last=is_last)
-        if not is_last:
+        left, is_last = guest.vm, not coming
+        bystander = OnArrival(partial(start, number + 2))
+        guest = await move(
+            stage, guest, settings, number=number, destination=destination, is_last=is_last, bystander=bystander
+        )
+        if coming:
             stage.retire(left)
-        if following:
-            destination = await following
+            destination = await coming.popleft()
     stage.notebook.timings["hops_per_s"] = settings.hops / (time.monotonic() - started_s)
     if settings.fill:
         await verify(stage, guest)

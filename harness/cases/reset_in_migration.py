@@ -13,7 +13,7 @@ from harness.cases.load import verify
 from harness.cases.reboot import Rebooter
 from harness.cases.reset_phase import ResetAt
 from harness.cases.stage import CaseOverError, Guest, Stage
-from harness.cases.wire import Wire, await_stream, close_account, open_wire
+from harness.cases.wire import Wire, close_account, open_wire
 from harness.cases.witness import beats_of, beats_on, judge_state, run_state
 from harness.checks import early
 from harness.checks.device_state import JUST_RESET, VOLATILE
@@ -101,8 +101,7 @@ async def _reset_stopped(rebooter: Rebooter, guest: Guest, destination: Vm, at: 
     if not is_late:
         plan = replace(plan, capabilities={**plan.capabilities, "pause-before-switchover": True})
     await prepare(source, plan, deadline=stage.deadline)
-    uri = await await_stream(stage, destination, settings, number)
-    async with open_wire(stage, guest, destination, settings, number, uri=uri) as wire:
+    async with open_wire(stage, guest, destination, settings, number) as wire:
         moved = await migrate(
             source,
             destination,

@@ -14,7 +14,7 @@ from harness.cases.sealed_wire import SealedWire, open_sealed_wire
 from harness.cases.settings import MigrationCaseSettings
 from harness.cases.stage import Guest, Stage
 from harness.checks.precondition import check_fault_applied
-from harness.migration.driver import Moved, listen
+from harness.migration.driver import Moved
 from harness.migration.relay import Endpoint, Relay
 from harness.migration.relay.faults import CATALOGUE
 from harness.migration.settings import Transport
@@ -57,17 +57,12 @@ class Wire:
         return (lambda: last.bytes_forwarded) if last else None
 
 
-async def await_stream(stage: Stage, destination: Vm, settings: MigrationCaseSettings, number: int) -> str:
-    """Make *destination* listen for the stream of hop *number*; returns where."""
-    uri = f"unix:{stage.runtime / f'in{number}'}" if settings.transport is Transport.UNIX else "tcp:127.0.0.1:0"
-    return await listen(destination, uri, deadline=stage.deadline)
-
-
 @asynccontextmanager
 async def open_wire(
-    stage: Stage, guest: Guest, destination: Vm, settings: MigrationCaseSettings, number: int, *, uri: str
+    stage: Stage, guest: Guest, destination: Vm, settings: MigrationCaseSettings, number: int
 ) -> AsyncIterator[Wire]:
-    """The way to *uri*, where *destination* listens, with the relay before it when the case wants one."""
+    """The way to *destination*, which listens, with the relay before it when the case wants one."""
+    uri = destination.listens_at
     if stage.shield:
         wire = open_sealed_wire(
             stage,

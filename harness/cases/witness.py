@@ -23,6 +23,7 @@ from harness.checks.volatile import VolatileField
 from harness.guest.confidential import SHARED_SEED
 from harness.guest.diagnosis import diagnose_page
 from harness.guest.heartbeat import read_heartbeat
+from harness.migration.capabilities import set_capabilities
 from harness.migration.compare import compare_block, compare_ram, generations_of
 from harness.migration.resave import save_devices
 from harness.migration.stream.ledger import Counts
@@ -175,13 +176,14 @@ def _compare_devices(stage: Stage, seen: SeenState, volatile: Sequence[VolatileF
 
 
 async def _held_by(stage: Stage, vm: Vm) -> Snapshot:
+    had = {name: True for name, state in vm.capabilities.items() if state}
     again = await save_devices(vm, stage.runtime, deadline=stage.deadline)
-    return await asyncio.to_thread(Snapshot.of, again)
+    # The next migration finds them as it wants them, and need not wait for QEMU to switch them.
+    held, _ = await asyncio.gather(asyncio.to_thread(Snapshot.of, again), set_capabilities(vm, had, stage.deadline))
+    return held
 
 
-async def let_run(
-    stage: Stage, guest: Guest, destination: Vm, *, on_run: Callable[[], Awaitable[None]] | None = None
-) -> None:
+async def let_run(stage: Stage, guest: Guest, destination: Vm, *, on_run: Callable[[], Awaitable[None]]) -> None:
     """Let the destination go, and see that it, and only it, lives. *on_run* is awaited as soon as it may run."""
     stage.step("resume")
     source_before, destination_before = beats_of(guest, guest.vm), beats_of(guest, destination)
@@ -193,8 +195,7 @@ async def let_run(
         await destination.qmp.execute("cont", deadline=stage.deadline)
     if stage.strikes(HostFault.RUN_SOURCE):
         await guest.vm.qmp.execute("cont", deadline=stage.deadline)
-    if on_run:
-        await on_run()
+    await on_run()
     destination_after = await beats_on(stage, guest, destination, destination_before)
     source_after = beats_of(guest, guest.vm)
     states = await asyncio.gather(run_state(stage, guest.vm), run_state(stage, destination))

@@ -39,6 +39,8 @@ def require_driven(capabilities: Mapping[str, bool]) -> None:
 async def set_capabilities(vm: Vm, wanted: Mapping[str, bool], deadline: Deadline) -> None:
     """Switch *wanted* as it says, and off what an earlier migration or re-save of *vm* has switched on.
 
+    QEMU is asked for what it is not known to have, if anything.
+
     Raises UnsupportedError for one that the binary does not know, and what :meth:`QmpSession.execute` raises.
     """
     unknown = sorted(set(wanted) - vm.features.migration_capabilities)
@@ -47,8 +49,11 @@ async def set_capabilities(vm: Vm, wanted: Mapping[str, bool], deadline: Deadlin
             f"{vm.role}: QEMU {vm.features.version} has no migration capability {', '.join(unknown)}",
             hint="choose another binary with --qemu/--qemu-dst, or drop the setting",
         )
-    states = {**dict.fromkeys(vm.capabilities_on, False), **wanted}
-    words = [{"capability": name, "state": state} for name, state in sorted(states.items())]
-    vm.capabilities_on |= {name for name, state in states.items() if state}
+    states = {**dict.fromkeys(vm.capabilities, False), **wanted}
+    changed = {name: state for name, state in states.items() if vm.capabilities.get(name, False) is not state}
+    if not changed:
+        return
+    vm.capabilities |= dict.fromkeys(changed)
+    words = [{"capability": name, "state": state} for name, state in sorted(changed.items())]
     await run(vm, "migrate-set-capabilities", {"capabilities": words}, deadline)
-    vm.capabilities_on = {name for name, state in states.items() if state}
+    vm.capabilities |= changed

@@ -81,11 +81,12 @@ async def prepare(vm: Vm, settings: MigrationSettings, *, deadline: Deadline) ->
 async def listen(destination: Vm, uri: str, *, deadline: Deadline) -> str:
     """Make *destination* wait for the stream; returns the URI to migrate to (a tcp port 0 becomes the real one)."""
     await run(destination, "migrate-incoming", {"uri": uri}, deadline)
-    if not uri.startswith("tcp:"):
-        return uri
-    reply = await run(destination, "query-migrate", {}, deadline)
-    address = reply["socket-address"][0]
-    return f"tcp:{address['host']}:{address['port']}"
+    if uri.startswith("tcp:"):
+        reply = await run(destination, "query-migrate", {}, deadline)
+        address = reply["socket-address"][0]
+        uri = f"tcp:{address['host']}:{address['port']}"
+    destination.listens_at = uri
+    return uri
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,10 +78,13 @@ class Vm:
         self.qmp = QmpSession(role, files.qmp)
         self.console = Console(files.console)
         self.started_s = time.monotonic()
-        self.capabilities_on: set[str] = set()
-        """Migration capabilities that may be on: QEMU starts with none, and only the harness switches them."""
+        self.capabilities: dict[str, bool | None] = {}
+        """Migration capabilities as QEMU has said it has them, None where it has not answered. Only the harness
+        switches them, so those that are not here are off, as QEMU starts."""
         self.limits: dict[str, int] = {}
         """Migration parameters that QEMU has said it has; only the harness sets them."""
+        self.listens_at = ""
+        """URI to migrate to, once it waits for a stream."""
         self._process = process
         self._files = files
         self._channel: Channel | None = None

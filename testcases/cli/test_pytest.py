@@ -12,8 +12,8 @@ import pytest
 
 pytestmark = pytest.mark.vm
 
-# A debug register holds a canary whatever the vCPU is doing: a general one may be in use at the instant of the move, and
-# then only the device witness sees its bit flip.
+# A debug register holds a canary whatever the vCPU is doing. A general one may be in use at the instant of the move,
+# and then only the device witness sees that a bit of it was flipped.
 TESTS = """
 def test_passes(migrate_case):
     result = migrate_case("cpu/state", memory_mib=64, vcpus=1)

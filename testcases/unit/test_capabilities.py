@@ -22,10 +22,12 @@ class Qmp:
     def __init__(self) -> None:
         self.on: set[str] = set()
         self.refuses = False
+        self.asked: list[dict[str, bool]] = []
 
     async def execute(self, command: str, arguments: Mapping[str, Any], *, deadline: Deadline) -> None:
         assert command == "migrate-set-capabilities"
         assert deadline.left_s > 0
+        self.asked.append({entry["capability"]: entry["state"] for entry in arguments["capabilities"]})
         if self.refuses:
             raise QmpError(command, error_class="GenericError", description="not now")
         for entry in arguments["capabilities"]:
@@ -36,7 +38,7 @@ class Qmp:
 def vm() -> Vm:
     known = frozenset({"events", "return-path", "x-ignore-shared", "xbzrle"})
     features = SimpleNamespace(migration_capabilities=known, version="7.2.22")
-    return cast(Vm, SimpleNamespace(role="src", features=features, qmp=Qmp(), capabilities_on=set()))
+    return cast(Vm, SimpleNamespace(role="src", features=features, qmp=Qmp(), capabilities={}))
 
 
 def switch(vm: Vm, *on: str, off: tuple[str, ...] = ()) -> set[str]:
@@ -56,7 +58,17 @@ def test_what_was_refused_may_be_on_all_the_same(vm: Vm) -> None:
     cast(Qmp, vm.qmp).refuses = True
     with pytest.raises(HarnessError, match="not now"):
         switch(vm, "xbzrle")
-    assert vm.capabilities_on == {"events", "xbzrle"}
+    assert vm.capabilities == {"events": None, "xbzrle": None}
+    cast(Qmp, vm.qmp).refuses = False
+    assert switch(vm, "events") == {"events"}
+    assert cast(Qmp, vm.qmp).asked[-1] == {"events": True, "xbzrle": False}
+
+
+def test_what_qemu_is_known_to_have_is_not_asked_for_again(vm: Vm) -> None:
+    switch(vm, "events", off=("xbzrle",))
+    switch(vm, "events")
+    switch(vm, "events", "xbzrle")
+    assert cast(Qmp, vm.qmp).asked == [{"events": True}, {"xbzrle": True}]
 
 
 def test_one_that_the_binary_does_not_know_is_unsupported(vm: Vm) -> None:

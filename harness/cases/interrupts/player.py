@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from harness.cases.bystander import Bystander
 from harness.cases.interrupts.controllers import Controllers
 from harness.cases.interrupts.device import MovingDevice
 from harness.cases.interrupts.device_faults import err_on_load, raise_late
@@ -46,9 +47,10 @@ _RECEIVE_S = 20.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Player:
-    """One scenario on its way. It is the bystander of the move."""
+class Player(Bystander):
+    """One scenario on its way."""
 
+    stops_source = True
     stage: Stage
     guest: Guest
     destination: Vm

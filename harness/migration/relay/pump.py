@@ -13,11 +13,13 @@ import socket
 import struct
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from harness.migration.relay.books import Books
 from harness.migration.relay.conduit import Conduit
 from harness.migration.relay.editor import Editor, EditorRefusedError
 from harness.migration.relay.endpoint import Endpoint, tune
+from harness.migration.relay.lend import lend
 from harness.migration.relay.recorder import Recorder
 from harness.migration.stream.elements import Element
 from harness.migration.stream.parser import StreamParser
@@ -75,11 +77,10 @@ class Pump:
 
     def run(self) -> None:
         """Accept, connect, forward until either side ends; then close everything."""
-        returner: threading.Thread | None = None
+        returner: Future[None] | None = None
         try:
             if self._open():
-                returner = threading.Thread(target=self._return, name="cvmig-relay-return", daemon=True)
-                returner.start()
+                returner = lend(self._return, name="cvmig-relay-return")
                 self._forward()
         except OSError as error:
             self._books.note(f"the connection broke: {error.strerror or error}")
@@ -320,7 +321,7 @@ class Pump:
             return None
         return parser
 
-    def _end(self, returner: threading.Thread | None) -> None:
+    def _end(self, returner: Future[None] | None) -> None:
         if self._editor is not None:
             self._books.applied = self._editor.applied()
         if self._bytes_per_s is not None:
@@ -339,7 +340,7 @@ class Pump:
         self._wake_r.close()
         self._wake_w.close()
 
-    def _end_return(self, returner: threading.Thread) -> None:
+    def _end_return(self, returner: Future[None]) -> None:
         match self._books.end:
             case WireEnd.COMPLETE | WireEnd.CLOSED:
                 # The destination still has its verdict to give; it closes when it is done.
@@ -352,7 +353,7 @@ class Pump:
             case _:
                 _shutdown(self._source, socket.SHUT_RDWR)
                 _shutdown(self._sink, socket.SHUT_RDWR)
-        returner.join()
+        returner.result()
 
 
 def _shutdown(connection: socket.socket | None, how: int) -> None:

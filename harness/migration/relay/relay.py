@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from harness.migration.relay.books import Books
 from harness.migration.relay.editor import Editor, StreamEditor
 from harness.migration.relay.endpoint import Endpoint
+from harness.migration.relay.lend import lend
 from harness.migration.relay.pump import Pump
 from harness.migration.relay.recorder import DEFAULT_CAP_BYTES, Recorder
 from harness.migration.stream.ledger import Counts
@@ -71,15 +73,14 @@ class Relay:
         """What its thread stumbled over: trouble of ours, whatever became of the migration."""
         self._books = Books()
         self._pump: Pump | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
         listener, self.listen = self.listen.listen()
         self._ended = asyncio.get_running_loop().create_future()
         self._pump = self._make_pump(listener)
-        self._thread = threading.Thread(target=self._run, name="cvmig-relay-forward", daemon=True)
-        self._thread.start()
+        self._thread = lend(self._run, name="cvmig-relay-forward")
         return self
 
     async def __aexit__(
@@ -103,7 +104,7 @@ class Relay:
             return
         self._pump.abort()
         await asyncio.shield(self._ended)
-        self._thread.join()
+        self._thread.result()
         self.listen.remove()
 
     def account(self) -> WireAccount:
