@@ -23,7 +23,7 @@ from harness.migration.sealed.sides import (
 )
 from harness.migration.settings import Transport
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError, HarnessError
+from harness.model.errors import DeadlineError
 from harness.model.soft_fault import SOFT_FAULTS, Owner
 from harness.model.wire import WireFault
 from harness.vm.vm import Vm
@@ -53,8 +53,7 @@ class SealedWire:
         """Raise HarnessError when an end broke by a mistake of ours: that says nothing about the product."""
         relays = (self.source.relay, self.source.sealing, self.destination.relay)
         for relay in (*relays, *((self.between.relay,) if self.between else ())):
-            if relay.bug:
-                raise HarnessError(f"bug in the harness: the relay broke: {relay.bug!r}") from relay.bug
+            relay.check_ours()
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Why an end closed the connection."""

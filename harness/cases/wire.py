@@ -114,6 +114,7 @@ async def close_account(stage: Stage, relay: Relay, moved: Moved) -> WireAccount
         await relay.wait(Deadline.after(_WIRE_S if moved.completed else 0.0))
     if not moved.completed:
         await relay.aclose()
+    relay.check_ours()
     account = relay.account()
     if account.record_path and (tail := relay.sent_tail()):
         with contextlib.suppress(OSError):

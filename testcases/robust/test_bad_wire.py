@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from harness.migration.relay.books import Books
+from harness.migration.stream.elements import Element, RamPages
 from harness.model.result import CaseResult
 from harness.model.verdict import Verdict
 from testcases.conftest import Player
@@ -41,6 +43,16 @@ def test_a_bad_wire_ends_inside_the_deadline(
 )
 def test_a_bad_guest_ends_inside_the_deadline(play: Player, fault: str, words: str) -> None:
     judge(play("memory/precopy", fault, memory_mib=64, deadline_s=DEADLINE_S), Verdict.FAIL, words)
+
+
+def test_a_relay_that_breaks_is_our_error_and_no_failure_of_qemu(play: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Books, element: Element) -> None:
+        if isinstance(element, RamPages):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Books, "element", broken)
+    result = play("memory/precopy", memory_mib=64, deadline_s=DEADLINE_S)
+    judge(result, Verdict.ERROR, "bug in the harness: the relay broke: ZeroDivisionError()")
 
 
 def judge(result: CaseResult, verdict: Verdict, words: str, *, deadline_s: float = DEADLINE_S) -> None:

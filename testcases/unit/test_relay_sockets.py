@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from harness.migration.relay import Endpoint, Relay
+from harness.migration.relay.editor import Edited
 from harness.migration.stream import format as wire
 from harness.migration.stream.elements import (
     Configuration,
@@ -27,12 +28,13 @@ from harness.migration.stream.elements import (
     SectionHead,
 )
 from harness.migration.stream.format import SectionType
+from harness.migration.stream.return_path import ReturnPathParser
 from harness.migration.stream.writer import encode, write
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError, SetupError, UsageError
+from harness.model.errors import DeadlineError, HarnessError, SetupError, UsageError
 from harness.model.memory import PAGE_SIZE
 from harness.model.seed import Seed
-from harness.model.wire import WireAccount, WireEnd, WireFault
+from harness.model.wire import AppliedFault, WireAccount, WireEnd, WireFault
 from harness.model.wire import WireFaultName as Name
 
 BOUND_S = 60.0
@@ -218,6 +220,49 @@ def test_destination_that_dies_is_a_cut(tmp_path: Path) -> None:
             account = await relay.wait(Deadline.after(BOUND_S))
         assert account.end == WireEnd.CUT
         assert account.notes
+
+    play(story)
+
+
+class BrokenEditor:
+    """A mistake of ours."""
+
+    is_holding = False
+
+    def edit(self, element: object) -> Edited:
+        raise ZeroDivisionError(f"at {type(element).__name__}")
+
+    def release(self) -> bytes:
+        return b""
+
+    def applied(self) -> tuple[AppliedFault, ...]:
+        return ()
+
+
+def test_a_mistake_of_ours_closes_both_sides_and_is_told(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with wired(tmp_path, editor=BrokenEditor()) as line:
+            await line.send()
+            await line.account()
+            await line.sink.ended.wait()
+            with pytest.raises(HarnessError, match=r"bug in the harness: .*ZeroDivisionError.*at Header"):
+                line.relay.check_ours()
+
+    play(story)
+
+
+def test_a_mistake_of_ours_on_the_return_path_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: ReturnPathParser, __: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ReturnPathParser, "feed", broken)
+
+    async def story() -> None:
+        async with wired(tmp_path) as line:
+            await line.send()
+            await line.account()
+            with pytest.raises(HarnessError, match="bug in the harness"):
+                line.relay.check_ours()
 
     play(story)
 

@@ -327,9 +327,14 @@ class Pump:
         if self._bytes_per_s is not None:
             slow = AppliedFault(name=Name.SLOW, times=1, is_harmful=False, detail=f"{self._bytes_per_s} bytes a second")
             self._books.applied = (*self._books.applied, slow)
-        if returner is not None:
-            self._end_return(returner)
-        self._books.finish(WireEnd.CUT)
+        try:
+            if returner is not None:
+                self._end_return(returner)
+        finally:
+            self._books.finish(WireEnd.CUT)
+            self._close()
+
+    def _close(self) -> None:
         with self._lock:
             for connection in (self._source, self._sink):
                 if connection is not None:

@@ -26,7 +26,7 @@ from harness.migration.stream.parser import StreamParser
 from harness.migration.stream.settled import settled_stream
 from harness.migration.stream.snapshot import Snapshot
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError, StreamError
+from harness.model.errors import DeadlineError, HarnessError, StreamError
 from harness.model.seed import Seed
 from harness.model.wire import WireAccount, WireFault
 from harness.model.wire import WireFaultName as Name
@@ -106,6 +106,11 @@ class Relay:
         await asyncio.shield(self._ended)
         self._thread.result()
         self.listen.remove()
+
+    def check_ours(self) -> None:
+        """Raise HarnessError when it broke by a mistake of ours: that says nothing about the product."""
+        if self.bug:
+            raise HarnessError(f"bug in the harness: the relay broke: {self.bug!r}") from self.bug
 
     def account(self) -> WireAccount:
         """What the wire has told so far."""
