@@ -102,7 +102,7 @@ async def _ask_and_store(path: Path, key: feature_cache.Key, deadline: Deadline)
     answers = await _ask(path, deadline.within(_PROBE_S))
     features = _decoded(path, answers)
     if features is None:
-        raise SetupError(f"{path} answers QMP, but not like a QEMU system emulator", hint=_HINT)
+        raise _like_no_emulator(path)
     feature_cache.store(key, answers)
     return features
 
@@ -124,10 +124,16 @@ async def _ask(path: Path, deadline: Deadline) -> dict[str, Any]:
             raise SetupError(f"{path} is no QEMU; it {ended.words}{words}", hint=_HINT) from None
         except HarnessError as problem:
             raise SetupError(f"{path} is no QEMU: {problem}", hint=_HINT) from None
+        except (LookupError, TypeError, AttributeError, ValueError):
+            raise _like_no_emulator(path) from None
         finally:
             process.kill()
             await session.disconnect()
             await process.wait(Deadline.after(_PROBE_S))
+
+
+def _like_no_emulator(path: Path) -> SetupError:
+    return SetupError(f"{path} answers QMP, but not like a QEMU system emulator", hint=_HINT)
 
 
 def _argv(path: Path) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -15,10 +14,14 @@ from qemu.qmp.protocol import StateError
 
 from harness.model.deadline import Deadline
 from harness.model.errors import DeadlineError, HarnessError, LostError, ProtocolError
+from harness.vm.replies import check_reply
 from harness.vm.transcript import Transcript
 
 _HANG_UP_S = 5.0
 """qemu.qmp flushes what it has not sent yet, which a stopped QEMU never takes."""
+
+_QUOTED_BYTES = 80
+"""Of words that are no QMP."""
 
 
 class QmpError(HarnessError):
@@ -77,6 +80,8 @@ class QmpSession:
         self._hanging_up = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._loss = ""
+        self._odd: Exception | None = None
+        """What came that was no QMP, as qemu.qmp takes it."""
 
     async def connect(self, sock: socket.socket, *, deadline: Deadline) -> None:
         """Take over *sock*, wait for the greeting and negotiate.
@@ -131,21 +136,24 @@ class QmpSession:
 
         *members* are further arguments; their underscores stand for QMP's hyphens. *oob* asks for out-of-band.
 
-        Raises QmpError when QEMU refuses, LostError when the connection is gone, DeadlineError.
+        Raises QmpError when QEMU refuses, LostError when the connection is gone, ProtocolError when what came is no QMP
+        or no such reply, DeadlineError.
         """
         everything = {**(arguments or {}), **{name.replace("_", "-"): value for name, value in members.items()}}
         try:
             async with asyncio.timeout(deadline.left_s):
-                return await self._client.execute(command, everything or None, oob=oob)
+                reply = await self._client.execute(command, everything or None, oob=oob)
         except TimeoutError:
             raise DeadlineError(f"{self.name}: no reply to {command} before the deadline") from None
         except ExecuteError as refusal:
             error = refusal.error.error
             raise QmpError(command, error_class=error.class_, description=error.desc) from None
         except (ExecInterruptedError, StateError, EOFError, OSError):
-            raise LostError(f"{self.name}: QMP connection lost during {command}") from None
+            raise await self._gone(f"during {command}") from None
         except QMPError as problem:
             raise ProtocolError(f"{self.name}: {command}: {_one_line(problem)}") from None
+        check_reply(self.name, command, reply)
+        return reply
 
     def latest(self, name: str | Collection[str], *, since: int = 0) -> QmpEvent | None:
         """The newest event of that name after position *since*."""
@@ -162,7 +170,8 @@ class QmpSession:
     ) -> QmpEvent:
         """The first event after position *since* with that *name* (or one of them) whose data satisfy *where*.
 
-        Raises LostError when the connection goes first, DeadlineError.
+        Raises LostError when the connection goes first, ProtocolError when that is for words that are no QMP,
+        DeadlineError.
         """
         names = {name} if isinstance(name, str) else set(name)
         position = since
@@ -172,7 +181,7 @@ class QmpSession:
                     return event
             position = max(position, len(self.events))
             if self._loss:
-                raise LostError(f"{self.name}: {self._loss} while waiting for {_listed(names)}")
+                raise await self._gone(f"while waiting for {_listed(names)}")
             await self._wait_news(f"{self.name}: no {_listed(names)} event before the deadline", deadline)
 
     async def disconnect(self) -> None:
@@ -184,13 +193,26 @@ class QmpSession:
         if self._transcript:
             self._transcript.close()
 
+    async def _gone(self, when: str) -> HarnessError:
+        """Why nothing more comes, once that is known."""
+        if self._watcher:
+            await asyncio.wait([self._watcher], timeout=_HANG_UP_S)
+        loss = f"{self.name}: {self._loss or 'QMP connection lost'} {when}"
+        if not self._odd:
+            return LostError(loss)
+        words = bytes(getattr(self._odd, "raw", b""))[:_QUOTED_BYTES]
+        return ProtocolError(f"{loss}: {_one_line(self._odd)}{f' {words!r}' if words else ''}")
+
     async def _hang_up(self) -> None:
-        # EOFError says that QEMU was first, which is what one expects after "quit".
         # One at a time: two disconnect() at once trip over each other in qemu.qmp.
         async with self._hanging_up:
-            with contextlib.suppress(EOFError, OSError, QMPError, TimeoutError):
+            try:
                 async with asyncio.timeout(_HANG_UP_S):
                     await self._client.disconnect()
+            except (EOFError, OSError, TimeoutError):
+                pass  # QEMU was first, which is what one expects after "quit"
+            except Exception as odd:  # noqa: BLE001 - whatever qemu.qmp stumbled over, and is through with
+                self._odd = odd
 
     async def _wait_news(self, late: str, deadline: Deadline) -> None:
         news = self._news
@@ -216,10 +238,10 @@ class QmpSession:
     async def _watch(self) -> None:
         while self._client.runstate is Runstate.RUNNING:
             await self._client.runstate_changed()
-        self._loss = "disconnected" if self._closing else "QMP connection lost"
-        self._tell()
         if not self._closing:
             await self._hang_up()
+        self._loss = "disconnected" if self._closing else "what came is no QMP" if self._odd else "QMP connection lost"
+        self._tell()
 
 
 def ignore_hang_ups() -> None:
@@ -237,12 +259,14 @@ def ignore_hang_ups() -> None:
 
 
 def _event(message: Message) -> QmpEvent:
-    data = message.get("data", {})
-    stamp: Any = message.get("timestamp", {})
-    sent_s = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
-    return QmpEvent(
-        name=str(message["event"]), data=data if isinstance(data, Mapping) else {}, at_s=time.monotonic(), sent_s=sent_s
-    )
+    data, stamp = _object(message.get("data")), _object(message.get("timestamp"))
+    parts = [stamp.get(unit) for unit in ("seconds", "microseconds")]
+    whole, millionths = (part if isinstance(part, int) else 0 for part in parts)
+    return QmpEvent(name=str(message["event"]), data=data, at_s=time.monotonic(), sent_s=whole + millionths / 1e6)
+
+
+def _object(member: Any) -> Mapping[str, Any]:
+    return member if isinstance(member, Mapping) else {}
 
 
 def _listed(names: Collection[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import socket
@@ -29,7 +30,7 @@ class Server:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.seen: list[dict[str, Any]] = []
-        self.answers: dict[str, Any] = {}
+        self.answers: dict[str, Any] = {"query-status": {"return": {"status": "running"}}}
 
     def send(self, message: dict[str, Any]) -> None:
         self.writer.write(json.dumps(message).encode() + b"\r\n")
@@ -38,6 +39,10 @@ class Server:
         self.send({"event": name, "data": data, "timestamp": {"seconds": 10, "microseconds": 500_000}})
 
     async def serve(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._serve()
+
+    async def _serve(self) -> None:
         text = ""
         while data := await self.reader.read(1 << 16):
             text += data.decode()
@@ -204,6 +209,89 @@ def test_what_is_no_greeting_is_told_apart(words: bytes, kind: type[HarnessError
             await qmp.disconnect()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (b"Segmentation fault\r\n", r"Failed to deserialize QMP message. b'Segmentation fault"),
+        (b"\xff\xff\r\n", "codec can't decode"),
+        (b"[]\r\n", "not a JSON object"),
+        (b"null\r\n", "not a JSON object"),
+        (b'{"return": {}, "id": [1]}\r\n', "unhashable"),
+        (b'{"error": {"class": "GenericError", "desc": "?"}}\r\n', "without an ID"),
+        (b"[" * 100_000 + b"\r\n", "maximum recursion depth"),
+        (b'{"event": "' + b"x" * (11 << 20), "exceed the limit"),
+    ],
+    ids=["text", "binary", "list", "null", "odd id", "no id", "deep", "long"],
+)
+def test_what_is_no_qmp_is_told_at_once_and_does_not_hinder_the_end(words: bytes, said: str) -> None:
+    async def story(qmp: QmpSession, server: Server) -> None:
+        waiter = asyncio.create_task(qmp.wait_event("STOP", deadline=Deadline.after(60)))
+        server.writer.write(words)
+        for _ in range(2):
+            with pytest.raises(ProtocolError, match=f"no QMP during query-status: .*{said}"):
+                await qmp.execute("query-status", deadline=Deadline.after(60))
+        with pytest.raises(ProtocolError, match="no QMP while waiting for STOP"):
+            await waiter
+
+    play(story)
+
+
+@pytest.mark.parametrize("stamp", ["now", None, [], {"seconds": "10"}, {"seconds": 10, "microseconds": None}])
+@pytest.mark.parametrize("data", [None, [], "x"])
+def test_an_event_with_odd_members_is_an_event(stamp: Any, data: Any) -> None:
+    async def story(qmp: QmpSession, server: Server) -> None:
+        server.send({"event": "STOP", "timestamp": stamp, "data": data})
+        event = await qmp.wait_event("STOP", deadline=soon())
+        assert event.data == {}
+        assert event.sent_s in {0.0, 10.0}
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "said"),
+    [
+        ("query-status", None, "query-status is not as QEMU says it: it should be an object"),
+        ("query-status", {}, "query-status.status is not as QEMU says it: it is missing"),
+        ("query-migrate", [], "query-migrate is not .* object"),
+        ("query-migrate", {"status": 5}, r"query-migrate\.status is not .* valid string"),
+        ("query-migrate", {"ram": None}, r"query-migrate\.ram is not .* object"),
+        ("query-migrate", {"ram": {"dirty-sync-count": "2"}}, r"ram\.dirty-sync-count is not .* valid integer"),
+        ("query-migrate", {"socket-address": [7]}, r"socket-address\.0 is not"),
+        ("query-migrate-parameters", "x", "query-migrate-parameters is not"),
+        ("human-monitor-command", {}, "human-monitor-command is not .* valid string"),
+        ("x-query-interrupt-controllers", {}, r"human-readable-text is not .* missing"),
+    ],
+)
+def test_a_reply_that_no_qemu_gives_is_told_in_one_line(command: str, reply: Any, said: str) -> None:
+    async def story(qmp: QmpSession, server: Server) -> None:
+        server.answers[command] = {"return": reply}
+        with pytest.raises(ProtocolError, match=f"^src: .*{said}") as odd:
+            await qmp.execute(command, deadline=soon())
+        assert "\n" not in str(odd.value)
+        assert odd.value.hint == "see src.qmp.jsonl for the whole reply"
+        assert qmp.is_connected
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        {"status": "setup"},
+        {"status": "active", "ram": {"remaining": 1, "mbps": 3, "postcopy-requests": 0}, "vfio": {"transferred": 1}},
+        {"status": "failed", "error-desc": "no", "socket-address": [{"type": "unix", "path": "/x"}]},
+    ],
+)
+def test_members_may_be_missing_and_there_may_be_more(reply: Any) -> None:
+    async def story(qmp: QmpSession, server: Server) -> None:
+        server.answers["query-migrate"] = {"return": reply}
+        assert await qmp.execute("query-migrate", deadline=soon()) == reply
+
+    play(story)
 
 
 def test_no_greeting_at_all_ends_at_the_deadline() -> None:

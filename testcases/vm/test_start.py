@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -261,6 +262,30 @@ def test_what_is_no_qemu_is_one_line_with_a_hint(lab: Lab, script: str, words: s
             await features.probe_binary(path, deadline=Deadline.after(5.0))
         assert caught.value.hint
         assert "\n" not in str(caught.value)
+
+    lab.play(story())
+
+
+PARROT = """#!{python}
+import json, re, sys
+words = next(word for word in sys.argv if word.startswith("socket,id=qmp"))
+qmp = open(int(re.search(r"fd=([0-9]+)", words)[1]), "r+b", buffering=0)
+version = {{"qemu": {{"major": 7, "minor": 2, "micro": 0}}, "package": ""}}
+qmp.write(json.dumps({{"QMP": {{"version": version, "capabilities": []}}}}).encode() + b"\\r\\n")
+while words := qmp.read(1 << 16):
+    qmp.write(json.dumps({{"return": {reply}, "id": json.loads(words).get("id")}}).encode() + b"\\r\\n")
+"""
+
+
+@pytest.mark.parametrize("reply", ["{}", "[]", "None", "5", "'x'", "[{}]", "[5]"])
+def test_what_answers_qmp_in_another_way_than_qemu_is_none(lab: Lab, reply: str) -> None:
+    path = lab.folder / "qemu-system-x86_64"
+    path.write_text(PARROT.format(python=sys.executable, reply=reply))
+    path.chmod(0o755)
+
+    async def story() -> None:
+        with pytest.raises(SetupError, match="not like a QEMU system emulator"):
+            await features.probe_binary(path, deadline=Deadline.after(10.0))
 
     lab.play(story())
 
