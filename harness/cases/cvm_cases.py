@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.cases.case import case
 from harness.cases.circumstances import Circumstance, ProtectedCaseSettings
-from harness.cases.hop import move, start_destination
+from harness.cases.hop import move, start_destination, start_listening
 from harness.cases.load import fill_and_load, verify
 from harness.cases.map_witness import cvm_page_of
 from harness.cases.protected_move import protected_move, shield_of
@@ -153,7 +153,7 @@ async def policy(stage: Stage, settings: ProtectedCaseSettings) -> None:
         shield.settings = type(shield.settings).model_validate({**settings.protection.model_dump(), **words})
         stage.step(f"policy {' '.join(f'{name}={value}' for name, value in words.items())}")
         guest = await stage.boot(f"src{number}")
-        destination = await stage.start(f"dst{number}", incoming=True, features=stage.binaries.destination)
+        destination = await start_listening(stage, settings, f"dst{number}", features=stage.binaries.destination)
         if shield.settings.forbidden_by:
             await _refused(stage, guest, settings, destination, number)
         else:

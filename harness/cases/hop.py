@@ -38,8 +38,10 @@ from harness.migration.story import SideEvent, timeline_of
 from harness.model.deadline import Deadline
 from harness.model.errors import ProtocolError, TooSlowError, UnsupportedError
 from harness.model.guest import Heartbeat, Workload
+from harness.model.machine import MachineSpec
 from harness.model.timeline import Sample
 from harness.report.events import SAMPLE
+from harness.vm.features import Features
 from harness.vm.vm import Vm
 
 _NOBODY = Bystander()
@@ -56,9 +58,16 @@ async def start_destination(stage: Stage, settings: MigrationCaseSettings, numbe
     spec = replace(machine, reboots=machine.reboots or HostFault.RESET_DESTINATION in stage.faults.host)
     if stage.strikes(HostFault.OTHER_MACHINE):
         spec = replace(spec, machine=_another_machine(spec.machine, features.machines))
+    return await start_listening(stage, settings, role, features=features, spec=spec)
+
+
+async def start_listening(
+    stage: Stage, settings: MigrationCaseSettings, role: str, *, features: Features, spec: MachineSpec | None = None
+) -> Vm:
+    """Start a VM that is ready to be migrated to."""
     vm = await stage.start(role, incoming=True, features=features, spec=spec)
     await prepare(vm, settings.migration(), deadline=stage.deadline)
-    uri = f"unix:{stage.runtime / f'in{number}'}" if settings.transport is Transport.UNIX else "tcp:127.0.0.1:0"
+    uri = f"unix:{stage.runtime / f'in-{role}'}" if settings.transport is Transport.UNIX else "tcp:127.0.0.1:0"
     await listen(vm, uri, deadline=stage.deadline)
     return vm
 

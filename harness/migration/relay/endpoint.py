@@ -7,11 +7,8 @@ import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.migration.relay.sockets import tune
 from harness.model.errors import SetupError, UsageError
-
-BUFFER_BYTES = 4 << 20
-"""Asked for; the kernel gives what net.core.wmem_max and rmem_max allow. Much at a time means few changes between the
-threads that send, pass on and receive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +85,3 @@ class Endpoint:
 
     def _sockaddr(self) -> str | tuple[str, int]:
         return str(self.path) if self.path is not None else (self.host, self.port)
-
-
-def tune(connection: socket.socket) -> None:
-    """Large buffers; tcp must not delay the return path's small messages."""
-    if connection.family != socket.AF_UNIX:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        with contextlib.suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)

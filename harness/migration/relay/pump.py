@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import select
 import socket
-import struct
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -18,12 +16,13 @@ from concurrent.futures import Future
 from harness.migration.relay.books import Books
 from harness.migration.relay.conduit import Conduit
 from harness.migration.relay.editor import Editor, EditorRefusedError
-from harness.migration.relay.endpoint import Endpoint, tune
+from harness.migration.relay.endpoint import Endpoint
 from harness.migration.relay.lend import lend
 from harness.migration.relay.recorder import Recorder
+from harness.migration.relay.sockets import is_readable, reset_on_close, shutdown, tune, wait_for_more
+from harness.migration.relay.way_back import carry_back
 from harness.migration.stream.elements import Element
 from harness.migration.stream.parser import StreamParser
-from harness.migration.stream.return_path import ReturnPathParser
 from harness.model.errors import StreamError
 from harness.model.wire import AppliedFault, WireEnd
 from harness.model.wire import WireFaultName as Name
@@ -39,7 +38,6 @@ LEAST_RECEIVE_BYTES = 256 << 10
 KEEP_BYTES = 64 << 10
 """A record without its end waits in the buffer for more, if it is no longer; else in the parser."""
 PAUSE_MS = 10
-RETURN_CHUNK_BYTES = 1 << 16
 CONNECT_TIMEOUT_S = 10.0
 HOLD_MS = 1000
 """How long device sections are held back when nothing more comes: a stream without description must not stall."""
@@ -80,7 +78,7 @@ class Pump:
         returner: Future[None] | None = None
         try:
             if self._open():
-                returner = lend(self._return, name="cvmig-relay-return")
+                returner = lend(self._carry_back, name="cvmig-relay-return")
                 self._forward()
         except OSError as error:
             self._books.note(f"the connection broke: {error.strerror or error}")
@@ -102,10 +100,10 @@ class Pump:
             with contextlib.suppress(OSError):
                 self._wake_w.send(b"x")
             for connection in (self._source, self._sink):
-                _shutdown(connection, socket.SHUT_RDWR)
+                shutdown(connection, socket.SHUT_RDWR)
 
     def _open(self) -> bool:
-        _is_readable(self._listener, self._wake_r)
+        is_readable(self._listener, self._wake_r)
         if self._stop.is_set():
             self._books.finish(WireEnd.ABORTED)
             return False
@@ -130,6 +128,11 @@ class Pump:
             self._books.finish(WireEnd.ABORTED)
         return not self._stop.is_set()
 
+    def _carry_back(self) -> None:
+        assert self._source is not None
+        assert self._sink is not None
+        carry_back(self._sink, self._source, self._books)
+
     def _forward(self) -> None:
         assert self._source is not None
         buffer = _buffer(CHUNK_BYTES if self._editor else COUNT_BYTES)
@@ -146,7 +149,7 @@ class Pump:
         Pieces are small (a unix socket gives 200 KiB), and the counting has a price per call.
         """
         assert self._sink is not None
-        _wait_for_more(source, PAUSE_MS)
+        wait_for_more(source, PAUSE_MS)
         kept = filled = 0
         is_paced = self._bytes_per_s is not None
         conduit = Conduit()
@@ -159,7 +162,7 @@ class Pump:
                 except BlockingIOError:
                     if filled > kept:
                         kept = filled = self._account(buffer, filled)
-                    _is_readable(source)
+                    is_readable(source)
                     continue
                 if not count:
                     return
@@ -180,7 +183,7 @@ class Pump:
     def _forward_edited(self, source: socket.socket, buffer: memoryview, editor: Editor) -> Name | None:
         """What has no end yet goes to the front of *buffer*, and what comes next joins it there."""
         assert self._parser is not None
-        _wait_for_more(source, GATHER_MS)
+        wait_for_more(source, GATHER_MS)
         kept = 0
         while count := self._receive(source, buffer[kept:]):
             filled = kept + count
@@ -198,9 +201,9 @@ class Pump:
         A socket gives small pieces, and behind each call the interpreter has to be waited for while another relay
         works in it: so the kernel gathers them.
         """
-        if self._editor is not None and self._editor.is_holding and not _is_readable(source, timeout_ms=HOLD_MS):
+        if self._editor is not None and self._editor.is_holding and not is_readable(source, timeout_ms=HOLD_MS):
             self._send(self._editor.release())
-        _is_readable(source)
+        is_readable(source)
         return source.recv_into(buffer, 0, socket.MSG_WAITALL)
 
     def _account(self, buffer: memoryview, filled: int) -> int:
@@ -268,7 +271,7 @@ class Pump:
             self._books.finish(WireEnd.CLOSED)
         else:
             self._judge_end(self._parser)
-        _shutdown(self._sink, socket.SHUT_WR)
+        shutdown(self._sink, socket.SHUT_WR)
 
     def _judge_end(self, parser: StreamParser) -> None:
         try:
@@ -290,36 +293,10 @@ class Pump:
             case Name.CUT:
                 self._is_cut = True
                 for connection in (self._source, self._sink):
-                    _reset_on_close(connection)
+                    reset_on_close(connection)
             case _:
-                _shutdown(self._sink, socket.SHUT_WR)
+                shutdown(self._sink, socket.SHUT_WR)
         self._books.finish(WireEnd.FAULT)
-
-    def _return(self) -> None:
-        """Body of the return path's thread."""
-        assert self._source is not None
-        assert self._sink is not None
-        parser: ReturnPathParser | None = ReturnPathParser()
-        try:
-            while data := self._sink.recv(RETURN_CHUNK_BYTES):
-                parser = self._account_return(parser, data)
-                self._source.sendall(data)
-        except OSError as error:
-            self._books.note(f"return path: {error.strerror or error}")
-        # The destination has said its last word; the source must not wait for more.
-        _shutdown(self._source, socket.SHUT_WR)
-
-    def _account_return(self, parser: ReturnPathParser | None, data: bytes) -> ReturnPathParser | None:
-        self._books.bytes_returned += len(data)
-        if parser is None:
-            return None
-        try:
-            for message in parser.feed(data):
-                self._books.message(message)
-        except StreamError as error:
-            self._books.note(f"return path not understood: {error}")
-            return None
-        return parser
 
     def _end(self, returner: Future[None] | None) -> None:
         if self._editor is not None:
@@ -352,19 +329,13 @@ class Pump:
                 pass
             case WireEnd.FAULT if self._is_cut:
                 # Nothing may be sent but the reset, so only our own reading ends.
-                _shutdown(self._sink, socket.SHUT_RD)
+                shutdown(self._sink, socket.SHUT_RD)
             case WireEnd.FAULT:
-                _shutdown(self._source, socket.SHUT_RDWR)
+                shutdown(self._source, socket.SHUT_RDWR)
             case _:
-                _shutdown(self._source, socket.SHUT_RDWR)
-                _shutdown(self._sink, socket.SHUT_RDWR)
+                shutdown(self._source, socket.SHUT_RDWR)
+                shutdown(self._sink, socket.SHUT_RDWR)
         returner.result()
-
-
-def _shutdown(connection: socket.socket | None, how: int) -> None:
-    if connection is not None:
-        with contextlib.suppress(OSError):
-            connection.shutdown(how)
 
 
 def _buffer(count: int) -> memoryview:
@@ -378,21 +349,3 @@ def _keep(buffer: memoryview, used: int, filled: int) -> int:
     """What is not used yet goes to the front of *buffer*; how much it is."""
     buffer[: filled - used] = buffer[used:filled]
     return filled - used
-
-
-def _wait_for_more(connection: socket.socket, pause_ms: int) -> None:
-    """Whoever receives waits no longer than *pause_ms*: for all with MSG_WAITALL, else for anything."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, pause_ms * 1000))
-
-
-def _reset_on_close(connection: socket.socket | None) -> None:
-    if connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def _is_readable(*connections: socket.socket, timeout_ms: int | None = None) -> bool:
-    """Whether one of them has something to read, or has ended, within *timeout_ms* (None: wait for it)."""
-    poll = select.poll()
-    for connection in connections:
-        poll.register(connection, select.POLLIN)
-    return bool(poll.poll(timeout_ms))
