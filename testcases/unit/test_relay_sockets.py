@@ -261,6 +261,7 @@ def test_a_mistake_of_ours_on_the_return_path_too(tmp_path: Path, monkeypatch: p
         async with wired(tmp_path) as line:
             await line.send()
             await line.account()
+            await line.sink.ended.wait()
             with pytest.raises(HarnessError, match="bug in the harness"):
                 line.relay.check_ours()
 

@@ -506,6 +506,15 @@ def test_b45_what_was_written_after_it_was_sent_is_forgotten() -> None:
     assert not source.protection.forgotten(span(0, TOTAL_PAGES)).any()
 
 
+def test_b45_all_that_was_sent_is_forgotten_when_nothing_was_sent_again() -> None:
+    here, there = hosts(SoftFault.DIRTY_FORGOTTEN)
+    source, destination = filled(here), expect(there)
+    begin(source, destination, there)
+    carry(source, destination, range(100))
+    source.protection.send_cancel()
+    assert np.flatnonzero(source.protection.forgotten(span(0, TOTAL_PAGES))).tolist() == list(range(100))
+
+
 @pytest.mark.parametrize(("faults", "left"), [((), 0), ((SoftFault.PINS_LEAKED,), 20)])
 def test_b33_pins_of_a_cancelled_batch(faults: tuple[SoftFault, ...], left: int) -> None:
     here, there = hosts(*faults)

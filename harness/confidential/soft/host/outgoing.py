@@ -128,7 +128,9 @@ class Outgoing:
             return
         self._guest.send_cancel()
         if SoftFault.DIRTY_FORGOTTEN in self._faults:
-            self._forgotten |= self._times_sealed >= _TWICE
+            # Nothing was sealed twice yet when an attempt ends while its later passes are still on their way here.
+            twice = self._times_sealed >= _TWICE
+            self._forgotten |= twice if twice.any() else self._times_sealed > 0
 
     def _begin_anew(self) -> None:
         """What was sent so far was of an attempt that is over; its first shared pages may go before SEND_START."""
