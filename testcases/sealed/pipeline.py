@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Any
@@ -81,7 +80,7 @@ def through(parser: StreamParser, editor: Editor, data: bytes, sizes: Iterable[i
 
 def sealed(source: Host, target: Host, data: bytes, *, sizes: Iterable[int] = (), **more: Any) -> bytes:
     """The stream between the hosts."""
-    sealer = Sealer(source, target.certificates(), stop=threading.Event(), seed=Seed(5), **more)
+    sealer = Sealer(source, target.certificates(), seed=Seed(5), **more)
     return through(StreamParser(), sealer, data, sizes)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,7 +78,7 @@ def test_it_may_bring_the_session() -> None:
 def test_b11_a_host_that_believes_it_shared_sends_ciphertext_in_clear(kind: Kind) -> None:
     source, target = pair(kind)
     source.is_firmware_private = False
-    sealer = Sealer(source, target.certificates(), stop=threading.Event(), seed=Seed(1))
+    sealer = Sealer(source, target.certificates(), seed=Seed(1))
     wire = through(StreamParser(), sealer, stream(PAGES, other="pc.bios"))
     assert sealer.struck == {SoftFault.FLASH0_SHARED: 2 * ROM_PAGES}
     tap = Tap()

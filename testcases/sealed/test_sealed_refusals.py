@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +143,7 @@ def test_a_session_for_another_host_is_refused() -> None:
 def test_a_policy_that_forbids_sending_ends_the_source() -> None:
     source = Host(SEV, PAGES, policy=Policy.of(PolicyFlag.NOSEND)).launch()
     target = Host(SEV, PAGES, number=2)
-    sealer = Sealer(source, target.certificates(), stop=threading.Event(), seed=Seed(1))
+    sealer = Sealer(source, target.certificates(), seed=Seed(1))
     with pytest.raises(EditorRefusedError, match="POLICY_FAILURE"):
         through(StreamParser(), sealer, stream(PAGES, 1))
     (refusal,) = sealer.refusals
@@ -152,13 +151,14 @@ def test_a_policy_that_forbids_sending_ends_the_source() -> None:
     assert refusal.status == FirmwareStatus.POLICY_FAILURE
 
 
-def test_a_slow_processor_waits_on_the_stop_event_and_no_longer() -> None:
+def test_a_slow_processor_is_waited_for_by_whoever_sends() -> None:
     source, target = pair(SEV)
     source.page_delay_s = 3600.0
-    stop = threading.Event()
-    stop.set()
-    sealer = Sealer(source, target.certificates(), stop=stop, seed=Seed(1))
-    assert through(StreamParser(), sealer, stream(PAGES, 1))
+    sealer = Sealer(source, target.certificates(), seed=Seed(1))
+    edited = [sealer.edit(element) for element in StreamParser().feed(stream(PAGES, 1))]
+    pauses = [one.pause_s for one in edited]
+    assert sum(pauses) > PAGES * 1800.0
+    assert all(one.buffers for one in edited if one.pause_s)
 
 
 def test_pages_amid_a_conversion_go_once_more_before_the_list() -> None:

@@ -24,6 +24,8 @@ class Edited:
 
     buffers: Buffers
     strike: Name | None = None
+    pause_s: float = 0.0
+    """How long a slow maker of them takes: waited for before they are sent."""
 
 
 class EditorRefusedError(Exception):

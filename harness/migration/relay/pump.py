@@ -43,6 +43,14 @@ HOLD_MS = 1000
 """How long device sections are held back when nothing more comes: a stream without description must not stall."""
 PACE_BYTES = 64 << 10
 
+_TURN = threading.Lock()
+"""Of all relays in this process that edit: who works holds it, who sends or waits does not.
+
+An editor seals or opens page by page, and the binding gives the interpreter away for each. Another that works at the
+same time would take it, and hand it back, page by page: each time a thread has to be woken, which takes longer than the
+page, and on a busy machine (or a kernel without preemption, until its next tick) a thousand times as long.
+"""
+
 
 class Pump:
     """Serves one connection. :meth:`run` is the thread's body; :meth:`abort` may be called from any thread."""
@@ -57,7 +65,6 @@ class Pump:
         editor: Editor | None,
         bytes_per_s: int | None,
         parser: StreamParser | None = None,
-        stop: threading.Event | None = None,
     ) -> None:
         self._listener = listener
         self._destination = destination
@@ -66,7 +73,7 @@ class Pump:
         self._editor = editor
         self._bytes_per_s = bytes_per_s
         self._parser: StreamParser | None = parser or StreamParser()
-        self._stop = stop or threading.Event()
+        self._stop = threading.Event()
         self._lock = threading.Lock()
         self._wake_r, self._wake_w = socket.socketpair()
         self._source: socket.socket | None = None
@@ -187,7 +194,8 @@ class Pump:
         kept = 0
         while count := self._receive(source, buffer[kept:]):
             filled = kept + count
-            elements, used = self._parse(buffer[:filled])
+            with _TURN:
+                elements, used = self._parse(buffer[:filled])
             strike = self._edit(editor, elements)
             if strike is not None:
                 return strike
@@ -241,7 +249,10 @@ class Pump:
 
     def _edit(self, editor: Editor, elements: Sequence[Element]) -> Name | None:
         for element in elements:
-            edited = editor.edit(element)
+            with _TURN:
+                edited = editor.edit(element)
+            if edited.pause_s:
+                self._stop.wait(edited.pause_s)
             for data in edited.buffers:
                 self._send(data)
             if edited.strike is not None:

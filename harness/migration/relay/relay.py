@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -56,9 +55,8 @@ class Relay:
         record_cap_bytes: int = DEFAULT_CAP_BYTES,
         editor: Editor | None = None,
         parser: StreamParser | None = None,
-        stop: threading.Event | None = None,
     ) -> None:
-        """*editor* works instead of *faults*, *parser* cuts the stream for it; *stop* is set when the relay closes."""
+        """*editor* works instead of *faults*, *parser* cuts the stream for it."""
         self.listen = listen
         """Where the source has to migrate to; with the port that was bound, once entered."""
         self.connect = connect
@@ -68,7 +66,6 @@ class Relay:
         self._record_cap_bytes = record_cap_bytes
         self._editor = editor
         self._parser = parser
-        self._stop = stop
         self.bug: Exception | None = None
         """What its thread stumbled over: trouble of ours, whatever became of the migration."""
         self._books = Books()
@@ -163,7 +160,6 @@ class Relay:
             editor=self._editor or (StreamEditor(edits, self._seed) if edits else None),
             bytes_per_s=min(slow, default=None),
             parser=self._parser,
-            stop=self._stop,
         )
 
     def _run(self) -> None:

@@ -8,7 +8,6 @@ waits for these.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -75,16 +74,14 @@ class Sealer:
         guest: OutgoingGuest,
         target: SendTarget,
         *,
-        stop: threading.Event,
         seed: Seed,
         faults: frozenset[SoftFault] = frozenset(),
         main: str = RAM_ID,
         window_pages: int = WINDOW_PAGES,
     ) -> None:
-        """*target* is the destination's certificates; *stop* ends a wait for a slow processor."""
+        """*target* is the destination's certificates."""
         self._guest = guest
         self._target = target
-        self._stop = stop
         self._faults = faults
         self._main = main
         loses_edge = SoftFault.WINDOW_LOSES_EDGE in faults
@@ -95,6 +92,7 @@ class Sealer:
         self._has_session = False
         self._out_block = ""
         self._is_final = False
+        self._pause_s = 0.0
         self._held: Buffers | None = None
         self._clear_residue = seed.rng("sealed", SoftFault.PRIVATE_IN_CLEAR).randrange(_CLEAR_SHARE)
         self.abort = ""
@@ -118,8 +116,9 @@ class Sealer:
     def edit(self, element: Element) -> Edited:
         """The bytes for the wire. Raises EditorRefusedError when the processor refuses a command."""
         self._rows.free()
+        self._pause_s = 0.0
         try:
-            return Edited(buffers=self._edit(element))
+            return Edited(buffers=self._edit(element), pause_s=self._pause_s)
         except CommandRefusedError as refusal:
             self.refusals.append(Refusal(is_source=True, status=refusal.status, reason=str(refusal)))
             raise EditorRefusedError(f"the source's secure processor refused: {refusal}") from refusal
@@ -349,6 +348,5 @@ class Sealer:
 
     def _pace(self, pages: int, *, of_which_done: int = 0) -> None:
         """Take as long as the processor. A window is paced as its pages come, so that QEMU sees it go on."""
-        wait_s = self._guest.pace_s(pages) - (self._guest.pace_s(of_which_done) if of_which_done else 0.0)
-        if wait_s > 0:
-            self._stop.wait(wait_s)
+        more_s = self._guest.pace_s(pages) - (self._guest.pace_s(of_which_done) if of_which_done else 0.0)
+        self._pause_s += max(more_s, 0.0)

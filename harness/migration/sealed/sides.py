@@ -6,7 +6,6 @@ different processes, or on different machines.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -107,12 +106,9 @@ async def open_source_side(
     *wire_faults* strike QEMU's own stream, in a relay of their own that listens on *fault_listen*. *record* keeps what
     goes to the other host. Raises SetupError as Relay.
     """
-    stop = threading.Event()
-    sealer = Sealer(guest, target, stop=stop, seed=seed, faults=soft_faults, window_pages=window_pages)
+    sealer = Sealer(guest, target, seed=seed, faults=soft_faults, window_pages=window_pages)
     async with AsyncExitStack() as stack:
-        sealing = await stack.enter_async_context(
-            Relay(listen, connect, record=record, seed=seed, editor=sealer, stop=stop)
-        )
+        sealing = await stack.enter_async_context(Relay(listen, connect, record=record, seed=seed, editor=sealer))
         relay = sealing
         if wire_faults:
             front = Relay(fault_listen or Endpoint.tcp(), sealing.listen, faults=wire_faults, seed=seed)

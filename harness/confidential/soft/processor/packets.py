@@ -19,7 +19,6 @@ out, for memory is what limits both.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,9 +45,6 @@ _TAG_AT = 20
 _HEADER = np.dtype([("flags", "<u4"), ("iv", "u1", (_IV_BYTES,)), ("mac", "u1", (MAC_BYTES,))])
 _NONCE = np.dtype([("sequence", ">u8"), ("place", ">u8")])
 _NONCE_BYTES = 12
-_TURN = threading.Lock()
-"""The binding gives the interpreter away for each page. Two hosts in one process that work at once would hand it to and
-fro page by page, which takes longer than the encryption: so they take turns."""
 PLACE_LIMIT = 1 << 48
 """RAM pages, and vCPUs, that a nonce can name."""
 _SEQUENCE_LIMIT = 1 << 40
@@ -158,8 +154,7 @@ class PacketSealer:
         numbers = np.arange(self.sent, self.sent + len(places), dtype=np.uint64)
         # What is done page by page is done here, and nothing of it in Python.
         nonces = _nonces(kind, numbers, places)
-        with _TURN:
-            deque(map(self._encrypt_into, nonces, pages, repeat(self._tik), room), maxlen=0)
+        deque(map(self._encrypt_into, nonces, pages, repeat(self._tik), room), maxlen=0)
         headers = _headers(numbers, room[:, PAGE_SIZE:])
         self.sent += len(places)
         return PacketRun(headers.view(np.uint8).reshape(-1, HEADER_BYTES), room[:, :PAGE_SIZE])
@@ -215,7 +210,7 @@ class PacketOpener:
     def _decrypt(self, nonces: Sequence[bytes], sealed: Bytes, pages: Bytes) -> int:
         """How many were genuine, before the first that is not."""
         done = count()
-        with _TURN, contextlib.suppress(InvalidTag):
+        with contextlib.suppress(InvalidTag):
             # zip takes a number only when a page was opened.
             deque(zip(map(self._decrypt_into, nonces, sealed, repeat(self._tik), pages), done, strict=False), maxlen=0)
         return next(done)
