@@ -212,7 +212,9 @@ class QmpSession:
             except (EOFError, OSError, TimeoutError):
                 pass  # QEMU was first, which is what one expects after "quit"
             except Exception as odd:  # noqa: BLE001 - whatever qemu.qmp stumbled over, and is through with
-                self._odd = odd
+                # A QEMU that dies in the midst of a message has said nothing odd.
+                is_cut = not bytes(getattr(odd, "raw", b"\n")).endswith(b"\n")
+                self._odd = self._odd if is_cut else odd
 
     async def _wait_news(self, late: str, deadline: Deadline) -> None:
         news = self._news

@@ -167,6 +167,18 @@ def test_a_hang_up_fails_commands_and_waiters_at_once() -> None:
     play(story)
 
 
+def test_a_hang_up_in_the_midst_of_a_message_is_a_hang_up() -> None:
+    async def story(qmp: QmpSession, server: Server) -> None:
+        server.writer.write(b'{"return": {"status": "run')
+        server.writer.close()
+        with pytest.raises(LostError, match="connection lost while waiting"):
+            await qmp.wait_event("STOP", deadline=Deadline.after(60))
+        with pytest.raises(LostError, match="connection lost during query-status"):
+            await qmp.execute("query-status", deadline=Deadline.after(60))
+
+    play(story)
+
+
 def test_an_event_before_the_hang_up_still_counts() -> None:
     async def story(qmp: QmpSession, server: Server) -> None:
         server.event("SHUTDOWN", guest=True)
