@@ -80,7 +80,7 @@ async def precopy_cancel_retry(stage: Stage, settings: CancelSettings) -> None:
     settings=PingPongSettings,
 )
 async def ping_pong(stage: Stage, settings: PingPongSettings) -> None:
-    """Hop N times; a destination starts when the guest arrives two hops before it."""
+    """Hop N times; a destination starts when the guest arrives two hops before it, so four VMs can be there at once."""
     coming: deque[asyncio.Task[Vm]] = deque()
 
     def start(number: int) -> None:

@@ -50,7 +50,7 @@ async def set_capabilities(vm: Vm, wanted: Mapping[str, bool], deadline: Deadlin
             hint="choose another binary with --qemu/--qemu-dst, or drop the setting",
         )
     states = {**dict.fromkeys(vm.capabilities, False), **wanted}
-    changed = {name: state for name, state in states.items() if vm.capabilities.get(name, False) is not state}
+    changed = {name: state for name, state in states.items() if vm.capabilities.get(name) is not state}
     if not changed:
         return
     vm.capabilities |= dict.fromkeys(changed)

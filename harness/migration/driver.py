@@ -20,6 +20,7 @@ from harness.model.errors import (
     HarnessError,
     LostError,
     PreconditionError,
+    ProtocolError,
 )
 from harness.model.evidence import MigrationEnd, SideEnd, Traffic
 from harness.model.memory import PAGE_SIZE
@@ -83,7 +84,9 @@ async def listen(destination: Vm, uri: str, *, deadline: Deadline) -> str:
     await run(destination, "migrate-incoming", {"uri": uri}, deadline)
     if uri.startswith("tcp:"):
         reply = await run(destination, "query-migrate", {}, deadline)
-        address = reply["socket-address"][0]
+        address: Mapping[str, str] = next(iter(reply.get("socket-address", ())), {})
+        if not {"host", "port"} <= set(address):
+            raise ProtocolError(f"{destination.role}: query-migrate does not tell where QEMU listens")
         uri = f"tcp:{address['host']}:{address['port']}"
     destination.listens_at = uri
     return uri

@@ -30,13 +30,18 @@ class _Ram(_Shape):
     mbps: float = 0.0
 
 
+class _Address(_Shape):
+    host: str = ""
+    port: str = ""
+
+
 class _Migration(_Shape):
     status: str = ""
     ram: _Ram = _Ram()
     downtime: int = 0
     error_desc: str = ""
     blocked_reasons: list[str] = []
-    socket_address: list[dict[str, Any]] = []
+    socket_address: list[_Address] = []
 
 
 class _Status(_Shape):

@@ -79,8 +79,8 @@ class Vm:
         self.console = Console(files.console)
         self.started_s = time.monotonic()
         self.capabilities: dict[str, bool | None] = {}
-        """Migration capabilities as QEMU has said it has them, None where it has not answered. Only the harness
-        switches them, so those that are not here are off, as QEMU starts."""
+        """Migration capabilities as QEMU has said it has them, None where it has not answered; only the harness
+        switches them."""
         self.limits: dict[str, int] = {}
         """Migration parameters that QEMU has said it has; only the harness sets them."""
         self.listens_at = ""

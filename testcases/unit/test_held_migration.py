@@ -12,12 +12,12 @@ from typing import Any, cast
 import pytest
 
 from harness.migration import driver
-from harness.migration.driver import Midway, migrate
+from harness.migration.driver import Midway, listen, migrate
 from harness.migration.hold import set_parameters
 from harness.migration.settings import CancelAt, MigrationSettings
 from harness.migration.watch import Watch
 from harness.model.deadline import Deadline
-from harness.model.errors import DeadlineError, HarnessError
+from harness.model.errors import DeadlineError, HarnessError, ProtocolError
 from harness.vm.vm import Vm
 
 LOOKS_PER_PASS = 3
@@ -148,6 +148,15 @@ def test_who_is_called_in_a_later_pass_has_time(phase: CancelAt) -> None:
     # A fifth of a second for what is left of the first pass, and in the second it crawls.
     assert seen == [[150 << 20, 1 << 20] if is_late else []]
     assert qmp.bandwidths[len(seen[0]) :] == [400 << 20, 0]
+
+
+def test_a_qemu_that_does_not_tell_where_it_listens_is_told_in_one_line() -> None:
+    vm = cast(Vm, SimpleNamespace(qmp=WordsOfQemu(), role="dst", listens_at=""))
+    with pytest.raises(ProtocolError, match=r"^dst: query-migrate does not tell where QEMU listens$"):
+        asyncio.run(listen(vm, "tcp:127.0.0.1:0", deadline=Deadline.after(5)))
+    assert not vm.listens_at
+    asyncio.run(listen(vm, "unix:/in", deadline=Deadline.after(5)))
+    assert vm.listens_at == "unix:/in"
 
 
 def test_what_qemu_is_known_to_have_is_not_set_again() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import weakref
 
@@ -67,16 +66,3 @@ def test_a_thread_at_rest_keeps_nothing_of_its_work() -> None:
     lend(lambda: None, name="mine").result(5)
     gc.collect()
     assert kept() is None
-
-
-def test_a_child_lends_its_own() -> None:
-    lend(lambda: None, name="mine").result(5)
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            lend(lambda: None, name="mine").result(5)
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -6,7 +6,6 @@ milliseconds of the guest's way. A thread that has served before only has to be 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,8 +18,6 @@ _AT_REST = "waits-to-be-lent"
 
 _idle: list[SimpleQueue[_Work]] = []
 """Where each thread at rest waits for work."""
-# A child has none of its parent's threads.
-os.register_at_fork(after_in_child=_idle.clear)
 
 
 def lend(body: Callable[[], None], *, name: str) -> Future[None]:
